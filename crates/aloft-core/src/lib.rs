@@ -1,1 +1,38 @@
-//! (being written)
+//! The pure core of Aloft: what may happen to a run and its actions.
+//!
+//! Everything here is a function of (state, command, now). [`decide`] turns a [`Command`] into the [`Event`]s to append
+//! to the run's log, or a [`Refusal`]; [`apply`] folds one event into an [`ActionState`]. Storage, time, randomness and
+//! the network come in from outside, so the same code runs in production, in property tests and in simulation.
+//!
+//! **Invariants** (asserted in `tests.rs` over random command sequences):
+//! within an attempt phases only advance; attempts only increase; a terminal action is final; one live lease at most per
+//! action, and only its holder can report.
+
+mod action;
+mod command;
+mod decide;
+mod error;
+mod event;
+mod id;
+mod phase;
+mod retry;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+pub use action::{
+    ActionKind, ActionState, Attempt, EndedBy, Lease, OutputRefs, PhaseTransition, Seed, TaskPolicy, TaskRef, TaskSeed,
+    TimeLimit, TraceSeed,
+};
+pub use command::{AttemptOutcome, Command, Progress, Reply};
+pub use decide::{Decision, View, decide};
+pub use error::{ErrorKind, Refusal, TaskError};
+pub use event::{Event, apply};
+pub use id::{ActionName, BadName, LeaseToken, RunKey, Scope, WorkerId};
+pub use phase::Phase;
+pub use retry::{Backoff, MAX_SYSTEM_FAILURES};
+pub use time::Time;
+
+/// The name of the action that every run starts with.
+pub const ROOT_ACTION: &str = "a0";

@@ -1,1 +1,197 @@
-//! (being written)
+//! The seam between the control plane and a data plane.
+//!
+//! [`ControlPlane`] is what a data plane asks: work, and where to report it. [`DataPlane`] is what the control plane asks:
+//! everything that touches users' bytes (design rule 7). In `aloft dev` both are function calls; across the tunnel the
+//! same two traits are spoken over connections that the data plane opened.
+//!
+//! Messages that only pass through (inputs, outputs, log lines) are the contract's own types, relayed and never looked at.
+
+use std::time::Duration;
+
+use aloft_core::{ActionName, LeaseToken, Phase, Progress, RunKey, Scope, Time, WorkerId};
+use aloft_flyteidl2::flyteidl2::{
+    common::OffloadedInputData,
+    dataproxy::{CreateUploadLocationRequest, CreateUploadLocationResponse},
+    logs::dataplane::LogLine,
+    task::{Inputs, Outputs},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+/// Which attempt of which action.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AttemptId {
+    /// The run.
+    pub run: RunKey,
+    /// The action.
+    pub action: ActionName,
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+}
+
+impl std::fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.run, self.action, self.attempt)
+    }
+}
+
+/// An attempt and the token that proves its lease.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseRef {
+    /// The attempt.
+    pub id: AttemptId,
+    /// The fencing token.
+    pub token: LeaseToken,
+}
+
+/// An attempt handed to a worker, with all that is needed to run it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeasedAttempt {
+    /// The attempt and its token.
+    pub lease: LeaseRef,
+    /// Where it is. `Queued` when it is handed out; further when it is reclaimed.
+    pub phase: Phase,
+    /// The action that started it; `None` for the root.
+    pub parent: Option<ActionName>,
+    /// How many actions are above it. Deeper work is what the work above waits for.
+    pub depth: u32,
+    /// Serialized `flyteidl2.task.TaskSpec`.
+    pub task_spec: Bytes,
+    /// Where its inputs lie: the `inputs.pb` itself.
+    pub input_uri: String,
+    /// The prefix its outputs go below. Used by this attempt only.
+    pub output_prefix: String,
+    /// The prefix below which the inputs and outputs of the run's actions lie.
+    pub run_base: String,
+    /// The prefix for large values that the user's run names; empty for the output prefix.
+    pub raw_data_prefix: String,
+    /// The output prefix of the attempt before, where its checkpoint lies; empty for the first.
+    pub previous_prefix: String,
+    /// Environment variables of the run.
+    pub envs: Vec<(String, String)>,
+    /// When the run was started.
+    pub run_start_time: Time,
+}
+
+/// Why a report was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// The attempt has ended by another hand (aborted, timed out) or belongs to another worker: stop it.
+    #[error("the attempt is no longer held by this worker")]
+    Over,
+    /// The control plane cannot be reached or cannot write: keep running, report again.
+    #[error("the control plane is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// What a data plane asks of the control plane.
+#[async_trait]
+pub trait ControlPlane: Send + Sync {
+    /// Up to `max` attempts that are ready, leased to `worker`. Waits up to `wait` for the first; empty if none came.
+    async fn lease(&self, worker: &WorkerId, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError>;
+
+    /// Every attempt that `worker` holds by the control plane's record. Asked once after a start or a reconnect: what the
+    /// worker does not know any more it must report as lost, what it runs beyond that it must stop.
+    async fn reclaim(&self, worker: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError>;
+
+    /// What the worker saw of an attempt. Durable when it returns.
+    async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError>;
+
+    /// Waits until attempts leased to `worker` have ended by another hand, and names them. They must be stopped.
+    async fn revoked(&self, worker: &WorkerId) -> Result<Vec<LeaseRef>, ReportError>;
+}
+
+/// Why the data plane did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlaneError {
+    /// There is no such object.
+    #[error("{0}")]
+    NotFound(String),
+    /// A field of the request is wrong.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// Which.
+        field: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// It exists and is something else.
+    #[error("{0}")]
+    Exists(String),
+    /// The object lies outside what the caller may touch.
+    #[error("{0}")]
+    Denied(String),
+    /// Too large, or no room left.
+    #[error("{0}")]
+    Exhausted(String),
+    /// Cannot be reached or does not answer; try again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// An image by the name the SDK asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltImage {
+    /// What goes into `container.image`.
+    pub fqin: String,
+    /// The run that built it, if it is known.
+    pub build_run: Option<RunKey>,
+}
+
+/// A link that anyone who holds it can open until it expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The URL.
+    pub url: String,
+    /// When it stops working.
+    pub expires_at: Time,
+}
+
+/// Lines of a log, oldest first.
+pub type LogStream = BoxStream<'static, Result<Vec<LogLine>, PlaneError>>;
+
+/// What the control plane asks of a data plane: everything that touches users' bytes.
+#[async_trait]
+pub trait DataPlane: Send + Sync {
+    /// The prefix below which everything of `run` lies.
+    fn run_base(&self, run: &RunKey) -> String;
+
+    /// Whether `uri` lies in the storage of `scope`'s project. The path of other tenants never does.
+    fn owns(&self, scope: &Scope, uri: &str) -> bool;
+
+    /// A presigned URL to upload one file to.
+    async fn create_upload_location(
+        &self,
+        scope: &Scope,
+        request: CreateUploadLocationRequest,
+    ) -> Result<CreateUploadLocationResponse, PlaneError>;
+
+    /// Stores inputs once, by their content, and names them by their hash without `ignored` variables.
+    async fn upload_inputs(
+        &self,
+        scope: &Scope,
+        inputs: Inputs,
+        ignored: &[String],
+    ) -> Result<OffloadedInputData, PlaneError>;
+
+    /// Reads inputs and outputs; what does not exist is empty.
+    async fn read_data(
+        &self,
+        scope: &Scope,
+        inputs_uri: &str,
+        outputs_uri: &str,
+    ) -> Result<(Inputs, Outputs), PlaneError>;
+
+    /// Which of `uris` do not exist.
+    async fn missing(&self, scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError>;
+
+    /// A link to read one object; [`PlaneError::NotFound`] if it does not exist.
+    async fn download_link(&self, scope: &Scope, uri: &str, expires: Option<Duration>) -> Result<Link, PlaneError>;
+
+    /// The log of one attempt: what there is, and while it runs what comes. Ends when the attempt's process has ended.
+    async fn tail_logs(&self, attempt: &AttemptId) -> Result<LogStream, PlaneError>;
+
+    /// The image called `name` (`image name:tag`), if it was built.
+    async fn get_image(&self, scope: &Scope, name: &str) -> Result<Option<BuiltImage>, PlaneError>;
+}

@@ -1,0 +1,349 @@
+//! The state of one action: the fold of its events.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ActionName, Backoff, LeaseToken, Phase, TaskError, Time, WorkerId};
+
+/// What kind of work an action is (`flyteidl2.workflow.ActionType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// A task that a data plane runs.
+    Task,
+    /// A function that its parent ran in its own process and recorded.
+    Trace,
+}
+
+/// Which task an action runs. The specification itself is stored once, by digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRef {
+    /// Hex digest of the stored task specification.
+    pub digest: String,
+    /// Project of the task's own identifier.
+    pub project: String,
+    /// Domain of the task's own identifier.
+    pub domain: String,
+    /// Full name, such as `env.function`.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Task type, such as `python`.
+    pub task_type: String,
+    /// Name shown to people.
+    pub short_name: String,
+    /// Environment the task belongs to.
+    pub environment: String,
+}
+
+/// What the task declares about how it is run, as far as the core decides on it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskPolicy {
+    /// Attempts after the first that user failures may use.
+    pub retries: u32,
+    /// Pause between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    /// Longest run of one attempt, from user code's start, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_runtime_ms: Option<u64>,
+    /// Longest wait of one attempt before it starts, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queued_timeout_ms: Option<u64>,
+    /// Longest life of the whole action, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+/// Which time limit passed, with the code the SDK maps to its exception (contract, section 5.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeLimit {
+    /// `metadata.timeout`.
+    MaxRuntime,
+    /// `timeouts.queued_timeout`.
+    Queued,
+    /// `timeouts.deadline`.
+    Deadline,
+}
+
+impl TimeLimit {
+    /// The error code of this limit.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::MaxRuntime => "MAX_RUNTIME_EXCEEDED",
+            Self::Queued => "QUEUED_TIMEOUT_EXCEEDED",
+            Self::Deadline => "DEADLINE_EXCEEDED",
+        }
+    }
+}
+
+/// Where an attempt's results lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputRefs {
+    /// For a task its output prefix, for a trace its `outputs.pb`; empty if it returned nothing.
+    pub output_uri: String,
+    /// Its HTML report, if it wrote one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub report_uri: String,
+}
+
+/// Everything that names the work of a task action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskSeed {
+    /// Which task.
+    pub task: TaskRef,
+    /// How it is run.
+    pub policy: TaskPolicy,
+    /// Where its inputs lie.
+    pub input_uri: String,
+    /// The prefix below which the action's outputs go: `{base}/{action}/{attempt}`.
+    pub run_output_base: String,
+    /// The cache key its parent computed; empty if the task is not cached.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cache_key: String,
+}
+
+/// Everything that names a trace, which has ended when it is recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraceSeed {
+    /// The traced function.
+    pub name: String,
+    /// How it ended.
+    pub phase: Phase,
+    /// When it began.
+    pub started_at: Time,
+    /// When it ended.
+    pub ended_at: Time,
+    /// Where its result lies.
+    pub outputs: OutputRefs,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskError>,
+    /// Hex digest of its stored interface; empty if none was declared.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub spec_digest: String,
+}
+
+/// What a new action is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seed {
+    /// A task to run.
+    Task(TaskSeed),
+    /// A trace to record.
+    Trace(TraceSeed),
+}
+
+/// Who holds an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The worker.
+    pub worker: WorkerId,
+    /// The token that its reports must carry.
+    pub token: LeaseToken,
+}
+
+/// One step of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseTransition {
+    /// The phase entered.
+    pub phase: Phase,
+    /// When.
+    pub at: Time,
+    /// Why, if there is more to say than the phase.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// One try at a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Number from 1.
+    pub number: u32,
+    /// Where it is.
+    pub phase: Phase,
+    /// When it may be handed out; later than its creation after a backoff.
+    pub ready_at: Time,
+    /// The phases it went through, first to last.
+    pub transitions: Vec<PhaseTransition>,
+    /// Who holds it, or held it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskError>,
+    /// Where its results lie.
+    #[serde(default)]
+    pub outputs: OutputRefs,
+}
+
+impl Attempt {
+    pub(crate) fn queued(number: u32, at: Time, ready_at: Time) -> Self {
+        Self {
+            number,
+            phase: Phase::Queued,
+            ready_at,
+            transitions: vec![PhaseTransition { phase: Phase::Queued, at, reason: String::new() }],
+            lease: None,
+            ended_at: None,
+            error: None,
+            outputs: OutputRefs::default(),
+        }
+    }
+
+    /// When it was created.
+    pub fn created_at(&self) -> Time {
+        self.transitions.first().map_or(self.ready_at, |t| t.at)
+    }
+
+    /// When it first entered `phase`.
+    pub fn entered(&self, phase: Phase) -> Option<Time> {
+        self.transitions.iter().find(|t| t.phase == phase).map(|t| t.at)
+    }
+}
+
+/// Who ended an action that did not end by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedBy {
+    /// Subject of the person or program; empty if it was Aloft itself.
+    #[serde(default)]
+    pub subject: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The state of one action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActionState {
+    /// Its name.
+    pub name: ActionName,
+    /// The actions above it, the root first, its parent last. Empty for the root.
+    pub ancestors: Vec<ActionName>,
+    /// The group it was started in, as its parent named it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub group: String,
+    /// What it is.
+    pub seed: Seed,
+    /// Where it is.
+    pub phase: Phase,
+    /// When it was created.
+    pub created_at: Time,
+    /// When it first ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    /// Its attempts, oldest first. Empty for a trace.
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+    /// How many attempts failed by the user's code.
+    #[serde(default)]
+    pub user_failures: u32,
+    /// How many attempts were lost to the platform.
+    #[serde(default)]
+    pub system_failures: u32,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskError>,
+    /// Where its results lie.
+    #[serde(default)]
+    pub outputs: OutputRefs,
+    /// Who aborted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<EndedBy>,
+}
+
+impl ActionState {
+    /// Task or trace.
+    pub fn kind(&self) -> ActionKind {
+        match self.seed {
+            Seed::Task(_) => ActionKind::Task,
+            Seed::Trace(_) => ActionKind::Trace,
+        }
+    }
+
+    /// The task it runs, if it is a task.
+    pub fn task(&self) -> Option<&TaskSeed> {
+        match &self.seed {
+            Seed::Task(t) => Some(t),
+            Seed::Trace(_) => None,
+        }
+    }
+
+    /// The action that started it; `None` for the root.
+    pub fn parent(&self) -> Option<&ActionName> {
+        self.ancestors.last()
+    }
+
+    /// The attempt that is under way or was the last.
+    pub fn current(&self) -> Option<&Attempt> {
+        self.attempts.last()
+    }
+
+    /// When a worker may take it, if it waits for one.
+    pub fn ready_at(&self) -> Option<Time> {
+        let attempt = self.current()?;
+        (!self.phase.is_terminal() && attempt.phase == Phase::Queued && attempt.lease.is_none())
+            .then_some(attempt.ready_at)
+    }
+
+    /// The lease on its current attempt, while that attempt is under way.
+    pub fn live_lease(&self) -> Option<&Lease> {
+        let attempt = self.current()?;
+        if attempt.phase.is_terminal() { None } else { attempt.lease.as_ref() }
+    }
+
+    /// The time limit that passes first, and when. Recomputed from the state, so a timer that fires late, twice or for a
+    /// state that has moved on does nothing.
+    pub fn next_limit(&self) -> Option<(Time, TimeLimit)> {
+        if self.phase.is_terminal() {
+            return None;
+        }
+        let policy = &self.task()?.policy;
+        let attempt = self.current()?;
+        let ms = Duration::from_millis;
+        let deadline = policy.deadline_ms.map(|d| (self.created_at.plus(ms(d)), TimeLimit::Deadline));
+        let running = attempt.entered(Phase::Running);
+        let queued = match running {
+            None => policy.queued_timeout_ms.map(|d| (attempt.ready_at.plus(ms(d)), TimeLimit::Queued)),
+            Some(_) => None,
+        };
+        let runtime = running.zip(policy.max_runtime_ms).map(|(at, d)| (at.plus(ms(d)), TimeLimit::MaxRuntime));
+        [deadline, queued, runtime].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// This state as it must be shown while `ended`, an action above it, has ended and its own record has not followed
+    /// yet (design rule 5).
+    #[must_use]
+    pub fn shown_under(mut self, ended: &ActionState) -> Self {
+        if !self.phase.is_terminal() {
+            let at = ended.ended_at.unwrap_or(self.created_at);
+            crate::event::end_aborted(&mut self, at, EndedBy { subject: String::new(), reason: ended_reason(ended) });
+        }
+        self
+    }
+}
+
+/// Why an action is aborted when `ancestor` has ended.
+pub(crate) fn ended_reason(ancestor: &ActionState) -> String {
+    match (&ancestor.aborted, ancestor.phase) {
+        (Some(by), Phase::Aborted) => format!("{} (action {} above it was aborted)", by.reason, ancestor.name),
+        (_, phase) => format!(
+            "action {} above it ended ({}) while this was still under way",
+            ancestor.name,
+            match phase {
+                Phase::Succeeded | Phase::Recovered => "succeeded",
+                Phase::Failed => "failed",
+                Phase::TimedOut => "timed out",
+                _ => "aborted",
+            }
+        ),
+    }
+}

@@ -1,0 +1,122 @@
+//! What can be asked of a run.
+
+use crate::{ActionName, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Seed, TaskError};
+
+/// How an attempt ended, as the data plane that ran it saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttemptOutcome {
+    /// It wrote its outputs.
+    Succeeded(OutputRefs),
+    /// The user's code failed. Whether it is tried again depends on `error.recoverable` and the retries left.
+    Failed(TaskError, OutputRefs),
+    /// The platform lost it: the worker or its process died, or could not start it.
+    Lost(TaskError),
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// The worker has no room for it yet.
+    Waiting {
+        /// What it waits for.
+        reason: String,
+    },
+    /// It is being started.
+    Initializing,
+    /// User code runs.
+    Running,
+    /// It ended.
+    Ended(AttemptOutcome),
+}
+
+impl Progress {
+    /// The phase a live attempt enters; `None` if it ended.
+    pub(crate) fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::Waiting { .. } => Some(Phase::WaitingForResources),
+            Self::Initializing => Some(Phase::Initializing),
+            Self::Running => Some(Phase::Running),
+            Self::Ended(_) => None,
+        }
+    }
+}
+
+/// A command to one run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Start the run: create its root action. Again with the same work is success and changes nothing.
+    CreateRun {
+        /// The root's work.
+        seed: Box<Seed>,
+    },
+    /// Add an action below `parent`. Again with the same work is success and changes nothing.
+    Enqueue {
+        /// The new action.
+        action: ActionName,
+        /// Who starts it.
+        parent: ActionName,
+        /// Its group.
+        group: String,
+        /// Its work.
+        seed: Box<Seed>,
+    },
+    /// Give the action's waiting attempt to a worker.
+    Lease {
+        /// The action.
+        action: ActionName,
+        /// To whom.
+        lease: Lease,
+    },
+    /// What the holder of a lease saw.
+    Report {
+        /// The action.
+        action: ActionName,
+        /// The attempt's number.
+        attempt: u32,
+        /// The holder's token.
+        token: LeaseToken,
+        /// What it saw.
+        progress: Progress,
+    },
+    /// Abort the action, and all below it.
+    Abort {
+        /// The action; the root aborts the run.
+        action: ActionName,
+        /// By whom and why.
+        by: EndedBy,
+    },
+    /// End those of `actions` that lie below an action that has ended.
+    Settle {
+        /// The candidates.
+        actions: Vec<ActionName>,
+    },
+    /// End the action's attempt if one of its time limits has passed.
+    CheckLimits {
+        /// The action.
+        action: ActionName,
+    },
+}
+
+impl Command {
+    /// The actions whose states [`crate::decide`] looks at, besides the actions above them.
+    pub fn touches(&self) -> Vec<ActionName> {
+        match self {
+            Self::CreateRun { .. } => vec![ActionName::root()],
+            Self::Enqueue { action, parent, .. } => vec![action.clone(), parent.clone()],
+            Self::Lease { action, .. }
+            | Self::Report { action, .. }
+            | Self::Abort { action, .. }
+            | Self::CheckLimits { action } => vec![action.clone()],
+            Self::Settle { actions } => actions.clone(),
+        }
+    }
+}
+
+/// What became of a command that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It changed the run.
+    Done,
+    /// It had been done before, or there was nothing to do.
+    Unchanged,
+}

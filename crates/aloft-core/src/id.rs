@@ -1,0 +1,168 @@
+//! Names and identifiers. A value of these types is always valid.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest organisation, project or domain name, in bytes (contract, section 1.6).
+const MAX_SCOPE: usize = 63;
+/// Longest run or action name, in bytes (contract, section 1.6).
+const MAX_NAME: usize = 30;
+
+/// Why a name was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {value:?} {reason}")]
+pub struct BadName {
+    /// Which field.
+    pub field: &'static str,
+    /// What it held, shortened.
+    pub value: String,
+    /// What is wrong with it and what is allowed.
+    pub reason: &'static str,
+}
+
+fn bad(field: &'static str, value: &str, reason: &'static str) -> BadName {
+    BadName { field, value: value.chars().take(80).collect(), reason }
+}
+
+/// Checks a name that becomes a path segment and part of a key: lower-case letters, digits, `-`, `_` and `.`.
+fn check(field: &'static str, value: &str, max: usize) -> Result<(), BadName> {
+    if value.is_empty() {
+        return Err(bad(field, value, "is empty: it is required"));
+    }
+    if value.len() > max {
+        return Err(bad(
+            field,
+            value,
+            if max == MAX_NAME { "is longer than 30 characters" } else { "is longer than 63 characters" },
+        ));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !value.chars().all(allowed) || value.starts_with('.') {
+        return Err(bad(
+            field,
+            value,
+            "may hold only letters, digits, '-', '_' and '.', and must not start with a dot",
+        ));
+    }
+    Ok(())
+}
+
+/// Where a run lives: organisation, project, domain. Part of every key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Scope {
+    /// Organisation.
+    pub org: String,
+    /// Project.
+    pub project: String,
+    /// Domain.
+    pub domain: String,
+}
+
+impl Scope {
+    /// A scope of three checked names.
+    ///
+    /// # Errors
+    /// [`BadName`] naming the first field that is empty, too long or holds a character that is not allowed.
+    pub fn new(org: &str, project: &str, domain: &str) -> Result<Self, BadName> {
+        check("org", org, MAX_SCOPE)?;
+        check("project", project, MAX_SCOPE)?;
+        check("domain", domain, MAX_SCOPE)?;
+        Ok(Self { org: org.to_owned(), project: project.to_owned(), domain: domain.to_owned() })
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.org, self.project, self.domain)
+    }
+}
+
+/// What identifies a run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RunKey {
+    /// Where it lives.
+    pub scope: Scope,
+    /// Its name, unique in its scope.
+    pub name: String,
+}
+
+impl RunKey {
+    /// The key of the run called `name`.
+    ///
+    /// # Errors
+    /// [`BadName`] if the name is empty, longer than 30 characters or holds a character that is not allowed.
+    pub fn new(scope: Scope, name: &str) -> Result<Self, BadName> {
+        check("run name", name, MAX_NAME)?;
+        Ok(Self { scope, name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for RunKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.scope, self.name)
+    }
+}
+
+/// The name of an action, unique in its run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ActionName(String);
+
+impl ActionName {
+    /// A checked action name.
+    ///
+    /// # Errors
+    /// [`BadName`] as for run names.
+    pub fn new(name: &str) -> Result<Self, BadName> {
+        check("action name", name, MAX_NAME)?;
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The action every run starts with.
+    pub fn root() -> Self {
+        Self(crate::ROOT_ACTION.to_owned())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is the run's first action.
+    pub fn is_root(&self) -> bool {
+        self.0 == crate::ROOT_ACTION
+    }
+}
+
+impl fmt::Display for ActionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A data plane's worker that attempts are leased to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WorkerId(pub String);
+
+/// The fencing token of one lease. Random, so that a worker cannot guess another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseToken(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for ok in ["a0", "r123", "A-b_c.d", &"x".repeat(30)] {
+            assert!(ActionName::new(ok).is_ok(), "{ok}");
+        }
+        for no in ["", "..", ".x", "a/b", "a b", "ü", &"x".repeat(31), "a\0"] {
+            assert!(ActionName::new(no).is_err(), "{no:?}");
+        }
+        assert_eq!(Scope::new("o", "p/..", "d").unwrap_err().field, "project");
+    }
+}
