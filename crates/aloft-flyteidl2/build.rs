@@ -18,6 +18,8 @@ fn main() {
         .generate_with_setters(false)
         .file_per_package(true)
         .use_bytes_type()
+        // Ordered, so that the same message always encodes to the same bytes and has the same digest.
+        .map_type(buffa_build::MapRepr::BTreeMap)
         .include_file("_idl.rs");
     for package in OPTION_ONLY {
         config = config.exclude_package(*package);

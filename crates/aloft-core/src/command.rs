@@ -1,6 +1,6 @@
 //! What can be asked of a run.
 
-use crate::{ActionName, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Seed, TaskError};
+use crate::{ActionName, EndedBy, Lease, LeaseToken, OutputRefs, Phase, RunInfo, Seed, TaskError};
 
 /// How an attempt ended, as the data plane that ran it saw it.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +48,8 @@ pub enum Command {
     CreateRun {
         /// The root's work.
         seed: Box<Seed>,
+        /// What the run is started with.
+        info: Box<RunInfo>,
     },
     /// Add an action below `parent`. Again with the same work is success and changes nothing.
     Enqueue {

@@ -2,7 +2,7 @@
 
 use crate::{
     ActionName, ActionState, AttemptOutcome, Command, EndedBy, ErrorKind, Event, Lease, LeaseToken, Phase, Progress,
-    Refusal, Reply, Seed, TaskError, Time, TimeLimit, action, retry,
+    Refusal, Reply, RunInfo, Seed, TaskError, Time, TimeLimit, action, retry,
 };
 
 /// What a decision may look at: the current states of a run's actions.
@@ -36,7 +36,7 @@ impl Decision {
 /// [`Refusal`] with the reason; nothing changes.
 pub fn decide(view: &dyn View, command: &Command, now: Time) -> Result<Decision, Refusal> {
     match command {
-        Command::CreateRun { seed } => create_run(view, seed),
+        Command::CreateRun { seed, info } => create_run(view, seed, info),
         Command::Enqueue { action, parent, group, seed } => enqueue(view, action, parent, group, seed),
         Command::Lease { action, lease } => take(view, action, lease, now),
         Command::Report { action, attempt, token, progress } => report(view, action, *attempt, *token, progress, now),
@@ -70,7 +70,7 @@ fn difference(a: &Seed, b: &Seed) -> Option<&'static str> {
     }
 }
 
-fn create_run(view: &dyn View, seed: &Seed) -> Result<Decision, Refusal> {
+fn create_run(view: &dyn View, seed: &Seed, info: &RunInfo) -> Result<Decision, Refusal> {
     let root = ActionName::root();
     if let Some(existing) = view.action(&root) {
         return match difference(&existing.seed, seed) {
@@ -85,6 +85,7 @@ fn create_run(view: &dyn View, seed: &Seed) -> Result<Decision, Refusal> {
         ancestors: Vec::new(),
         group: String::new(),
         seed: Box::new(seed.clone()),
+        run: Some(Box::new(info.clone())),
     }))
 }
 
@@ -126,6 +127,7 @@ fn enqueue(
         ancestors,
         group: group.to_owned(),
         seed: Box::new(seed.clone()),
+        run: None,
     }))
 }
 

@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionName, ActionState, Attempt, EndedBy, Lease, OutputRefs, Phase, PhaseTransition, Seed, TaskError, Time,
+    ActionName, ActionState, Attempt, EndedBy, Lease, OutputRefs, Phase, PhaseTransition, RunInfo, Seed,
+    TaskError, Time,
 };
 
 /// One change to a run.
@@ -23,6 +24,9 @@ pub enum Event {
         group: String,
         /// What it is.
         seed: Box<Seed>,
+        /// What the run was started with; only on the root.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        run: Option<Box<RunInfo>>,
     },
     /// A worker took the current attempt.
     Leased {
@@ -112,7 +116,7 @@ impl Event {
 /// Events are appended only by [`crate::decide`], so one that does not fit the state means a corrupt log: it is answered
 /// with `None`, and the store reports it.
 pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<ActionState> {
-    if let Event::Created { action, ancestors, group, seed } = event {
+    if let Event::Created { action, ancestors, group, seed, .. } = event {
         return state.is_none().then(|| created(action, ancestors, group, seed, at));
     }
     let mut state = state?;

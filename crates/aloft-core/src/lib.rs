@@ -15,6 +15,7 @@ mod error;
 mod event;
 mod id;
 mod phase;
+mod run;
 mod retry;
 mod time;
 
@@ -31,6 +32,7 @@ pub use error::{ErrorKind, Refusal, TaskError};
 pub use event::{Event, apply};
 pub use id::{ActionName, BadName, LeaseToken, RunKey, Scope, WorkerId};
 pub use phase::Phase;
+pub use run::{RunInfo, Subject};
 pub use retry::{Backoff, MAX_SYSTEM_FAILURES};
 pub use time::Time;
 
