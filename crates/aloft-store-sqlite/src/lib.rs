@@ -1,1 +1,270 @@
-//! (being written)
+//! The store on SQLite, for `aloft dev` and a single small node.
+//!
+//! One file in write-ahead mode with `synchronous = FULL`, so that a commit survives a power cut. One writer thread
+//! ([`writer`]) with group commit; readers on connections of their own, which never wait for it.
+//!
+//! `rusqlite` and not `sqlx`: the writer wants many statements of one transaction without a thread hop for each, and the
+//! crate is a fifth of the size.
+
+mod error;
+mod hub;
+mod list;
+mod read;
+mod schema;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aloft_core::{ActionName, ActionState, Reply, RunKey, Time, WorkerId};
+use aloft_store::{
+    Blob, DeployedTask, FeedItem, ListQuery, ListScope, Logged, Page, Project, RunRecord, RunRow, Snapshot, Store,
+    StoreError, Submission, SubmitError, TaskId, Which,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use self::{
+    hub::Hub,
+    writer::{Job, RecordJob},
+};
+
+/// Where the time of events comes from.
+pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
+
+/// Most jobs that wait for the writer. Beyond it, submitters wait: the writer drains this in a few batches.
+const QUEUE: usize = 8192;
+
+/// Readers at a time. Two cores; more would only wait for each other.
+const READERS: usize = 4;
+
+/// The store on one SQLite file.
+#[derive(Clone)]
+pub struct SqliteStore {
+    jobs: mpsc::Sender<Job>,
+    readers: Arc<Readers>,
+    hub: Hub,
+}
+
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, creating or migrating it, and starts its writer. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Newer`], [`StoreError::Full`] or [`StoreError::Unavailable`]; the file is
+    /// left as it was.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
+        let mut db = Connection::open(path).map_err(error::from_sqlite)?;
+        tune(&db)?;
+        schema::migrate(&mut db)?;
+        let hub = Hub::new(read::last_pos(&db)?);
+        let (jobs, receiver) = mpsc::channel(QUEUE);
+        let for_writer = hub.clone();
+        std::thread::Builder::new()
+            .name("sqlite-writer".to_owned())
+            .spawn(move || writer::run(db, receiver, for_writer, clock))
+            .map_err(|e| StoreError::Unavailable(format!("cannot start the writer thread: {e}")))?;
+        let readers =
+            Readers { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(READERS) };
+        Ok(Self { jobs, readers: Arc::new(readers), hub })
+    }
+
+    /// Waits until everything submitted so far is committed.
+    pub async fn flush(&self) {
+        let _ = self.record(Box::new(|_, _| Ok(true))).await;
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        let closed = |_| StoreError::Unavailable("the store is closing".to_owned());
+        let _permit = self.readers.permits.acquire().await.map_err(closed)?;
+        let work = move || {
+            let idle = readers.idle.lock().pop();
+            let mut db = match idle {
+                Some(db) => db,
+                None => open_reader(&readers.path)?,
+            };
+            // One read transaction, so that a snapshot and its number belong together.
+            let result = db.transaction().map_err(error::from_sqlite).and_then(|tx| f(&tx));
+            readers.idle.lock().push(db);
+            result
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|e| Err(StoreError::Unavailable(format!("a read did not finish: {e}"))))
+    }
+
+    async fn record(&self, write: RecordJob) -> Result<bool, StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Job::Record { write, done }, answer).await.map_err(|e| match e {
+            SubmitError::Store(e) => e,
+            SubmitError::Refused(r) => StoreError::Unavailable(r.to_string()),
+        })
+    }
+
+    async fn send<T>(
+        &self,
+        job: Job,
+        answer: oneshot::Receiver<Result<T, SubmitError>>,
+    ) -> Result<T, SubmitError> {
+        let closing = || SubmitError::Store(StoreError::Unavailable("the store is closing".to_owned()));
+        self.jobs.send(job).await.map_err(|_| closing())?;
+        answer.await.unwrap_or_else(|_| Err(closing()))
+    }
+}
+
+fn tune(db: &Connection) -> Result<(), StoreError> {
+    let set = |name: &str, value: &str| db.pragma_update(None, name, value).map_err(error::from_sqlite);
+    set("journal_mode", "WAL")?;
+    set("synchronous", "FULL")?;
+    set("busy_timeout", "5000")?;
+    set("foreign_keys", "OFF")?; // the writer is the only one that inserts, in order
+    set("cache_size", "-8192")?; // 8 MB
+    db.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(error::from_sqlite)?;
+    db.pragma_update(None, "busy_timeout", "5000").map_err(error::from_sqlite)?;
+    db.pragma_update(None, "cache_size", "-2048").map_err(error::from_sqlite)?;
+    db.set_prepared_statement_cache_capacity(64);
+    Ok(db)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Job::Submit { submission: Box::new(submission), done }, answer).await
+    }
+
+    async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {
+        let digest = digest.to_owned();
+        self.read(move |db| read::blob(db, &digest)).await
+    }
+
+    async fn run(&self, run: &RunKey) -> Result<Option<RunRecord>, StoreError> {
+        let run = run.clone();
+        self.read(move |db| read::run(db, &run)).await
+    }
+
+    async fn snapshot(&self, run: &RunKey, which: Which) -> Result<Option<Snapshot>, StoreError> {
+        let run = run.clone();
+        self.read(move |db| read::snapshot(db, &run, &which)).await
+    }
+
+    async fn events_after(&self, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        let run = run.clone();
+        self.read(move |db| read::events_after(db, &run, seq, limit)).await
+    }
+
+    async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError> {
+        self.read(move |db| read::feed_after(db, pos, limit)).await
+    }
+
+    fn changes(&self, run: &RunKey) -> watch::Receiver<u64> {
+        self.hub.run(run)
+    }
+
+    fn feed(&self) -> watch::Receiver<u64> {
+        self.hub.feed()
+    }
+
+    async fn list_runs(&self, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>, StoreError> {
+        let (scope, query) = (scope.clone(), query.clone());
+        self.read(move |db| read::list_runs(db, &scope, &query)).await
+    }
+
+    async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError> {
+        let (run, query) = (run.clone(), query.clone());
+        self.read(move |db| read::list_actions(db, &run, &query)).await
+    }
+
+    async fn ready(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
+        self.read(move |db| read::ready(db, now, limit)).await
+    }
+
+    async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
+        self.read(move |db| read::due(db, now, limit)).await
+    }
+
+    async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
+        let worker = worker.clone();
+        self.read(move |db| read::held_by(db, &worker)).await
+    }
+
+    async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError> {
+        self.read(move |db| read::unsettled(db, limit)).await
+    }
+
+    async fn put_task(&self, task: DeployedTask, blob: Blob) -> Result<bool, StoreError> {
+        self.record(Box::new(move |tx, _| {
+            tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes) VALUES (?1, ?2)")?
+                .execute(rusqlite::params![blob.digest, blob.bytes.as_ref()])?;
+            read::insert_task(tx, &task)
+        }))
+        .await
+    }
+
+    async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError> {
+        let id = id.clone();
+        self.read(move |db| read::task(db, &id)).await
+    }
+
+    async fn list_tasks(
+        &self,
+        scope: &ListScope,
+        latest: bool,
+        query: &ListQuery,
+    ) -> Result<Page<DeployedTask>, StoreError> {
+        let (scope, query) = (scope.clone(), query.clone());
+        self.read(move |db| read::list_tasks(db, &scope, latest, &query)).await
+    }
+
+    async fn create_project(&self, project: Project) -> Result<bool, StoreError> {
+        self.record(Box::new(move |tx, _| {
+            let body = to_json(&project)?;
+            let sql = "INSERT OR IGNORE INTO projects (org, id, body) VALUES (?1, ?2, ?3)";
+            Ok(tx.execute(sql, rusqlite::params![project.org, project.id, body])? > 0)
+        }))
+        .await
+    }
+
+    async fn update_project(&self, project: Project) -> Result<bool, StoreError> {
+        self.record(Box::new(move |tx, _| {
+            let body = to_json(&project)?;
+            let sql = "UPDATE projects SET body = ?3 WHERE org = ?1 AND id = ?2";
+            Ok(tx.execute(sql, rusqlite::params![project.org, project.id, body])? > 0)
+        }))
+        .await
+    }
+
+    async fn project(&self, org: &str, id: &str) -> Result<Option<Project>, StoreError> {
+        let (org, id) = (org.to_owned(), id.to_owned());
+        self.read(move |db| read::project(db, &org, &id)).await
+    }
+
+    async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| read::projects(db, &org)).await
+    }
+}
+
+fn to_json(project: &Project) -> Result<Vec<u8>, rusqlite::Error> {
+    serde_json::to_vec(project).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+}

@@ -1,1 +1,222 @@
-//! (being written)
+//! The store seam. One ordered log per run (design rule 1); actions, lists and watches are projections of it that the
+//! same transaction keeps. What is not run state (projects, deployed tasks) has its own single record.
+//!
+//! A watch is built from [`Store::snapshot`] at number n, then [`Store::events_after`] n; [`Store::changes`] only says when
+//! looking again is worth it.
+
+pub mod conformance;
+mod list;
+mod records;
+
+use aloft_core::{ActionName, ActionState, Command, Event, Refusal, Reply, RunInfo, RunKey, Time, WorkerId};
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+pub use list::{Cursor, Direction, Field, Filter, ListQuery, Op, Page, SortBy};
+pub use records::{DeployedTask, Project, TaskId};
+
+/// Why the store could not do something. Nothing was written unless the sentence says so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It is busy, closing or cannot be reached; trying again may help.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// No room left.
+    #[error("the disk that holds the database is full: free some space and try again ({0})")]
+    Full(String),
+    /// What it holds contradicts itself.
+    #[error("the database is damaged: {0}; restore it from a backup, or move it away to start anew")]
+    Corrupt(String),
+    /// It was written by a newer Aloft.
+    #[error("the database has schema {found}, this Aloft knows {known}: use the newer Aloft that wrote it")]
+    Newer {
+        /// The schema version found.
+        found: i64,
+        /// The newest this program knows.
+        known: i64,
+    },
+    /// A page token that this list did not give out.
+    #[error("the page token is not one that this list gave out: start again without a token")]
+    BadToken,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The core refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store could not.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Bytes stored once, by their digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// Hex SHA-256 of what identifies them.
+    pub digest: String,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// A command to a run, with the blobs its events refer to. Committed together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    /// The run.
+    pub run: RunKey,
+    /// What to do.
+    pub command: Command,
+    /// Blobs to store if they are not there.
+    pub blobs: Vec<Blob>,
+}
+
+impl Submission {
+    /// A command that brings no blobs.
+    pub fn new(run: RunKey, command: Command) -> Self {
+        Self { run, command, blobs: Vec::new() }
+    }
+}
+
+/// An event with its number in its run's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logged {
+    /// Number from 1, without gaps.
+    pub seq: u64,
+    /// When it was committed.
+    pub at: Time,
+    /// What happened.
+    pub event: Event,
+}
+
+/// An event with its place in the feed over all runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedItem {
+    /// Place in commit order. Grows, may skip.
+    pub pos: u64,
+    /// The run.
+    pub run: RunKey,
+    /// The event.
+    pub logged: Logged,
+}
+
+/// A run as it was started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRecord {
+    /// Its key.
+    pub key: RunKey,
+    /// When it was created.
+    pub created_at: Time,
+    /// What it was started with.
+    pub info: RunInfo,
+}
+
+/// A run as a list shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRow {
+    /// The run.
+    pub run: RunRecord,
+    /// Its root action.
+    pub root: ActionState,
+}
+
+/// Which actions of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All of them.
+    All,
+    /// This one.
+    One(ActionName),
+    /// Those that this one started.
+    ChildrenOf(ActionName),
+}
+
+/// Actions at a point of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The number of the last event it includes.
+    pub seq: u64,
+    /// The actions, in the order of their creation, as they must be shown.
+    pub actions: Vec<ActionState>,
+}
+
+/// The store of record. Every method that changes something answers after commit (design rule 3).
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Decides the command on the run's current state and appends the events it yields.
+    async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError>;
+
+    /// A stored blob.
+    async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// A run, if it exists.
+    async fn run(&self, run: &RunKey) -> Result<Option<RunRecord>, StoreError>;
+
+    /// Actions of a run as of one moment; `None` if the run does not exist.
+    async fn snapshot(&self, run: &RunKey, which: Which) -> Result<Option<Snapshot>, StoreError>;
+
+    /// Up to `limit` events of a run after number `seq`.
+    async fn events_after(&self, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>, StoreError>;
+
+    /// Up to `limit` events of all runs after place `pos`, in commit order.
+    async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError>;
+
+    /// Wakes when a run's log has grown. The value is a hint, the log is the truth.
+    fn changes(&self, run: &RunKey) -> watch::Receiver<u64>;
+
+    /// Wakes when any log has grown, with the place of its newest event.
+    fn feed(&self) -> watch::Receiver<u64>;
+
+    /// Runs of a project and domain, or of the whole organisation when those are empty.
+    async fn list_runs(&self, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>, StoreError>;
+
+    /// Actions of a run.
+    async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError>;
+
+    /// Up to `limit` actions that wait for a worker and may start by `now`, longest ready first, deeper first among
+    /// equals; and when the next one after `now` becomes ready.
+    async fn ready(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError>;
+
+    /// Up to `limit` actions of which a time limit has passed by `now`, and when the next limit after `now` passes.
+    async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError>;
+
+    /// Every action with a live lease of `worker`.
+    async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError>;
+
+    /// Up to `limit` live actions whose parent has ended.
+    async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError>;
+
+    /// Stores a deployed task; `false` if this version exists already.
+    async fn put_task(&self, task: DeployedTask, blob: Blob) -> Result<bool, StoreError>;
+
+    /// A deployed task.
+    async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError>;
+
+    /// Deployed tasks. `latest` keeps only the newest version of each name.
+    async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery)
+    -> Result<Page<DeployedTask>, StoreError>;
+
+    /// Creates a project; `false` if it exists already.
+    async fn create_project(&self, project: Project) -> Result<bool, StoreError>;
+
+    /// Replaces a project; `false` if there is none.
+    async fn update_project(&self, project: Project) -> Result<bool, StoreError>;
+
+    /// A project.
+    async fn project(&self, org: &str, id: &str) -> Result<Option<Project>, StoreError>;
+
+    /// Every project of an organisation, by identifier.
+    async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError>;
+}
+
+/// What a list covers. Empty project and domain mean all of the organisation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListScope {
+    /// Organisation.
+    pub org: String,
+    /// Project; empty for all.
+    pub project: String,
+    /// Domain; empty for all.
+    pub domain: String,
+}

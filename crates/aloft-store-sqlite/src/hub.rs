@@ -1,0 +1,52 @@
+//! Wake-up hints: one watch channel per run that somebody watches, and one for the feed.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aloft_core::RunKey;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+#[derive(Clone)]
+pub(crate) struct Hub {
+    runs: Arc<Mutex<HashMap<RunKey, watch::Sender<u64>>>>,
+    feed: Arc<watch::Sender<u64>>,
+}
+
+/// Beyond this many channels, those that nobody watches any more are dropped.
+const SWEEP_ABOVE: usize = 1024;
+
+impl Hub {
+    pub(crate) fn new(pos: u64) -> Self {
+        Self { runs: Arc::default(), feed: Arc::new(watch::Sender::new(pos)) }
+    }
+
+    pub(crate) fn run(&self, run: &RunKey) -> watch::Receiver<u64> {
+        let mut runs = self.runs.lock();
+        if runs.len() > SWEEP_ABOVE {
+            runs.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        runs.entry(run.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    pub(crate) fn feed(&self) -> watch::Receiver<u64> {
+        self.feed.subscribe()
+    }
+
+    pub(crate) fn publish(&self, runs: HashMap<RunKey, u64>, pos: Option<u64>) {
+        {
+            let mut watched = self.runs.lock();
+            for (run, seq) in runs {
+                if let Some(sender) = watched.get(&run) {
+                    if sender.receiver_count() == 0 {
+                        watched.remove(&run);
+                    } else {
+                        sender.send_replace(seq);
+                    }
+                }
+            }
+        }
+        if let Some(pos) = pos {
+            self.feed.send_replace(pos);
+        }
+    }
+}

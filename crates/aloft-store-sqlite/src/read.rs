@@ -1,0 +1,309 @@
+//! Reads, each on one connection in one transaction.
+
+use std::collections::HashMap;
+
+use aloft_core::{ActionName, ActionState, Event, RunInfo, RunKey, Scope, Subject, Time, WorkerId};
+use aloft_store::{
+    DeployedTask, FeedItem, ListQuery, ListScope, Logged, Page, Project, RunRecord, RunRow, Snapshot, StoreError, TaskId,
+    Which,
+};
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
+
+use crate::{
+    error::{self, from_sqlite},
+    list::{self, Of, Sql},
+    writer::{decode_state, load_action},
+};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+fn rows<T>(
+    db: &Connection,
+    sql: &str,
+    params: &[&dyn ToSql],
+    mut decode: impl FnMut(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = db.prepare_cached(sql).map_err(from_sqlite)?;
+    let mut rows = statement.query(params).map_err(from_sqlite)?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next().map_err(from_sqlite)? {
+        out.push(decode(row)?);
+    }
+    Ok(out)
+}
+
+fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
+    row.get(column).map_err(from_sqlite)
+}
+
+fn run_key(row: &Row<'_>, first: usize) -> Result<RunKey> {
+    let text = |i| get::<String>(row, first + i);
+    let scope = Scope { org: text(0)?, project: text(1)?, domain: text(2)? };
+    Ok(RunKey { scope, name: text(3)? })
+}
+
+fn action_name(row: &Row<'_>, column: usize) -> Result<ActionName> {
+    ActionName::new(&get::<String>(row, column)?).map_err(|e| error::corrupt("the name of an action", e))
+}
+
+fn decode_event(bytes: &[u8]) -> Result<Event> {
+    serde_json::from_slice(bytes).map_err(|e| error::corrupt("an event", e))
+}
+
+pub(crate) fn blob(db: &Connection, digest: &str) -> Result<Option<Bytes>> {
+    db.prepare_cached("SELECT bytes FROM blobs WHERE digest = ?1")
+        .and_then(|mut s| s.query_row([digest], |row| row.get::<_, Vec<u8>>(0)).optional())
+        .map(|found| found.map(Bytes::from))
+        .map_err(from_sqlite)
+}
+
+/// The run's row number, the number of its last event, and its record.
+fn find_run(db: &Connection, run: &RunKey) -> Result<Option<(i64, u64, RunRecord)>> {
+    let sql = "SELECT id, seq, created_at, info FROM runs WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4";
+    let params: [&dyn ToSql; 4] = [&run.scope.org, &run.scope.project, &run.scope.domain, &run.name];
+    let found = rows(db, sql, &params, |row| {
+        let record = RunRecord {
+            key: run.clone(),
+            created_at: Time::from_micros(get(row, 2)?),
+            info: run_info(&get::<Vec<u8>>(row, 3)?)?,
+        };
+        Ok((get(row, 0)?, get::<i64>(row, 1)? as u64, record))
+    })?;
+    Ok(found.into_iter().next())
+}
+
+fn run_info(bytes: &[u8]) -> Result<RunInfo> {
+    serde_json::from_slice(bytes).map_err(|e| error::corrupt("a run", e))
+}
+
+pub(crate) fn run(db: &Connection, run: &RunKey) -> Result<Option<RunRecord>> {
+    Ok(find_run(db, run)?.map(|(_, _, record)| record))
+}
+
+/// Shows live actions below an ended one as ended, whatever their own record says yet (design rule 5).
+fn as_shown(db: &Connection, run_id: i64, states: Vec<ActionState>) -> Result<Vec<ActionState>> {
+    let mut above: HashMap<ActionName, Option<ActionState>> = HashMap::new();
+    let mut shown = Vec::with_capacity(states.len());
+    'states: for state in states {
+        if !state.phase.is_terminal() {
+            for name in &state.ancestors {
+                if !above.contains_key(name) {
+                    above.insert(name.clone(), load_action(db, run_id, name)?);
+                }
+                if let Some(Some(ended)) = above.get(name).filter(|a| a.as_ref().is_some_and(|a| a.phase.is_terminal()))
+                {
+                    shown.push(state.shown_under(ended));
+                    continue 'states;
+                }
+            }
+        }
+        shown.push(state);
+    }
+    Ok(shown)
+}
+
+pub(crate) fn snapshot(db: &Connection, run: &RunKey, which: &Which) -> Result<Option<Snapshot>> {
+    let Some((run_id, seq, _)) = find_run(db, run)? else { return Ok(None) };
+    let state = |row: &Row<'_>| decode_state(&get::<Vec<u8>>(row, 0)?);
+    let actions = match which {
+        Which::All => rows(db, "SELECT state FROM actions WHERE run_id = ?1 ORDER BY id", &[&run_id], state)?,
+        Which::One(name) => load_action(db, run_id, name)?.into_iter().collect(),
+        Which::ChildrenOf(parent) => {
+            let sql = "SELECT state FROM actions WHERE run_id = ?1 AND parent = ?2 ORDER BY id";
+            rows(db, sql, &[&run_id, &parent.as_str()], state)?
+        }
+    };
+    Ok(Some(Snapshot { seq, actions: as_shown(db, run_id, actions)? }))
+}
+
+pub(crate) fn events_after(db: &Connection, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>> {
+    let sql = "SELECT e.seq, e.at, e.body FROM runs r JOIN events e ON e.run_id = r.id
+               WHERE r.org = ?1 AND r.project = ?2 AND r.domain = ?3 AND r.name = ?4 AND e.seq > ?5
+               ORDER BY e.seq LIMIT ?6";
+    let (seq, limit) = (seq as i64, limit as i64);
+    let params: [&dyn ToSql; 6] =
+        [&run.scope.org, &run.scope.project, &run.scope.domain, &run.name, &seq, &limit];
+    rows(db, sql, &params, |row| logged(row, 0))
+}
+
+fn logged(row: &Row<'_>, first: usize) -> Result<Logged> {
+    Ok(Logged {
+        seq: get::<i64>(row, first)? as u64,
+        at: Time::from_micros(get(row, first + 1)?),
+        event: decode_event(&get::<Vec<u8>>(row, first + 2)?)?,
+    })
+}
+
+pub(crate) fn feed_after(db: &Connection, pos: u64, limit: usize) -> Result<Vec<FeedItem>> {
+    let sql = "SELECT e.pos, r.org, r.project, r.domain, r.name, e.seq, e.at, e.body
+               FROM events e JOIN runs r ON r.id = e.run_id WHERE e.pos > ?1 ORDER BY e.pos LIMIT ?2";
+    rows(db, sql, &[&(pos as i64), &(limit as i64)], |row| {
+        Ok(FeedItem { pos: get::<i64>(row, 0)? as u64, run: run_key(row, 1)?, logged: logged(row, 5)? })
+    })
+}
+
+pub(crate) fn last_pos(db: &Connection) -> Result<u64> {
+    db.query_row("SELECT ifnull(max(pos), 0) FROM events", [], |row| row.get::<_, i64>(0))
+        .map(|pos| pos as u64)
+        .map_err(from_sqlite)
+}
+
+pub(crate) fn list_runs(db: &Connection, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>> {
+    let mut sql = Sql {
+        text: "SELECT r.id, $sort, r.org, r.project, r.domain, r.name, r.created_at, r.info, a.state
+               FROM runs r JOIN actions a ON a.run_id = r.id AND a.name = 'a0' WHERE 1"
+            .to_owned(),
+        params: Vec::new(),
+    };
+    list::push_scope(&mut sql, "r", scope);
+    list::page(db, sql, Of::Runs, "r.id", query, |row| {
+        let run = RunRecord {
+            key: run_key(row, 2)?,
+            created_at: Time::from_micros(get(row, 6)?),
+            info: run_info(&get::<Vec<u8>>(row, 7)?)?,
+        };
+        Ok(RunRow { run, root: decode_state(&get::<Vec<u8>>(row, 8)?)? })
+    })
+}
+
+pub(crate) fn list_actions(db: &Connection, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>> {
+    let Some((run_id, _, _)) = find_run(db, run)? else {
+        return Ok(Page { rows: Vec::new(), next: String::new() });
+    };
+    let sql = Sql {
+        text: format!("SELECT a.id, $sort, a.state FROM actions a WHERE a.run_id = {run_id}"),
+        params: Vec::new(),
+    };
+    let page = list::page(db, sql, Of::Actions, "a.id", query, |row| decode_state(&get::<Vec<u8>>(row, 2)?))?;
+    Ok(Page { rows: as_shown(db, run_id, page.rows)?, next: page.next })
+}
+
+fn named(row: &Row<'_>) -> Result<(RunKey, ActionName)> {
+    Ok((run_key(row, 0)?, action_name(row, 4)?))
+}
+
+type Timed = (Vec<(RunKey, ActionName)>, Option<Time>);
+
+fn next(db: &Connection, column: &str, now: i64) -> Result<Option<Time>> {
+    let sql = format!("SELECT min({column}) FROM actions WHERE {column} > ?1");
+    db.prepare_cached(&sql)
+        .and_then(|mut s| s.query_row([now], |row| row.get::<_, Option<i64>>(0)))
+        .map(|at| at.map(Time::from_micros))
+        .map_err(from_sqlite)
+}
+
+pub(crate) fn ready(db: &Connection, now: Time, limit: usize) -> Result<Timed> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.name FROM actions a JOIN runs r ON r.id = a.run_id
+               WHERE a.ready_at <= ?1 ORDER BY a.ready_at, a.depth DESC LIMIT ?2";
+    let now = now.as_micros();
+    Ok((rows(db, sql, &[&now, &(limit as i64)], named)?, next(db, "ready_at", now)?))
+}
+
+pub(crate) fn due(db: &Connection, now: Time, limit: usize) -> Result<Timed> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.name FROM actions a JOIN runs r ON r.id = a.run_id
+               WHERE a.due_at <= ?1 ORDER BY a.due_at LIMIT ?2";
+    let now = now.as_micros();
+    Ok((rows(db, sql, &[&now, &(limit as i64)], named)?, next(db, "due_at", now)?))
+}
+
+pub(crate) fn held_by(db: &Connection, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state FROM actions a JOIN runs r ON r.id = a.run_id
+               WHERE a.worker = ?1 ORDER BY a.id";
+    rows(db, sql, &[&worker.0], |row| Ok((run_key(row, 0)?, decode_state(&get::<Vec<u8>>(row, 4)?)?)))
+}
+
+pub(crate) fn unsettled(db: &Connection, limit: usize) -> Result<Vec<(RunKey, ActionName)>> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.name
+               FROM actions a INDEXED BY actions_live
+               JOIN actions p ON p.run_id = a.run_id AND p.name = a.parent AND p.ended_at IS NOT NULL
+               JOIN runs r ON r.id = a.run_id
+               WHERE a.ended_at IS NULL LIMIT ?1";
+    rows(db, sql, &[&(limit as i64)], named)
+}
+
+const TASK_COLUMNS: &str = "t.org, t.project, t.domain, t.name, t.version, t.digest, t.short_name, t.environment,
+                            t.entrypoint, t.deployed_at, t.deployer";
+
+fn deployed(row: &Row<'_>, first: usize) -> Result<DeployedTask> {
+    let text = |i| get::<String>(row, first + i);
+    let deployer: Subject = serde_json::from_slice(&get::<Vec<u8>>(row, first + 10)?)
+        .map_err(|e| error::corrupt("the deployer of a task", e))?;
+    Ok(DeployedTask {
+        id: TaskId {
+            scope: Scope { org: text(0)?, project: text(1)?, domain: text(2)? },
+            name: text(3)?,
+            version: text(4)?,
+        },
+        digest: text(5)?,
+        short_name: text(6)?,
+        environment: text(7)?,
+        entrypoint: get::<i64>(row, first + 8)? != 0,
+        deployed_at: Time::from_micros(get(row, first + 9)?),
+        deployed_by: deployer,
+    })
+}
+
+pub(crate) fn task(db: &Connection, id: &TaskId) -> Result<Option<DeployedTask>> {
+    let sql = format!(
+        "SELECT {TASK_COLUMNS} FROM tasks t
+         WHERE t.org = ?1 AND t.project = ?2 AND t.domain = ?3 AND t.name = ?4 AND t.version = ?5"
+    );
+    let params: [&dyn ToSql; 5] = [&id.scope.org, &id.scope.project, &id.scope.domain, &id.name, &id.version];
+    Ok(rows(db, &sql, &params, |row| deployed(row, 0))?.into_iter().next())
+}
+
+pub(crate) fn list_tasks(
+    db: &Connection,
+    scope: &ListScope,
+    latest: bool,
+    query: &ListQuery,
+) -> Result<Page<DeployedTask>> {
+    let newest = "NOT EXISTS (SELECT 1 FROM tasks n WHERE n.org = t.org AND n.project = t.project AND n.domain = t.domain
+                  AND n.name = t.name AND (n.deployed_at, n.id) > (t.deployed_at, t.id))";
+    let text =
+        format!("SELECT t.id, $sort, {TASK_COLUMNS} FROM tasks t WHERE {}", if latest { newest } else { "1" });
+    let mut sql = Sql { text, params: Vec::new() };
+    list::push_scope(&mut sql, "t", scope);
+    list::page(db, sql, Of::Tasks, "t.id", query, |row| deployed(row, 2))
+}
+
+fn project_body(row: &Row<'_>) -> Result<Project> {
+    serde_json::from_slice(&get::<Vec<u8>>(row, 0)?).map_err(|e| error::corrupt("a project", e))
+}
+
+pub(crate) fn project(db: &Connection, org: &str, id: &str) -> Result<Option<Project>> {
+    let sql = "SELECT body FROM projects WHERE org = ?1 AND id = ?2";
+    Ok(rows(db, sql, &[&org, &id], project_body)?.into_iter().next())
+}
+
+pub(crate) fn projects(db: &Connection, org: &str) -> Result<Vec<Project>> {
+    rows(db, "SELECT body FROM projects WHERE org = ?1 ORDER BY id", &[&org], project_body)
+}
+
+/// The parameters of an insert into `tasks`, in the order of its columns.
+pub(crate) fn insert_task(db: &Connection, task: &DeployedTask) -> std::result::Result<bool, rusqlite::Error> {
+    let deployer = serde_json::to_vec(&task.deployed_by)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+    let changed = db
+        .prepare_cached(
+            "INSERT OR IGNORE INTO tasks (org, project, domain, name, version, digest, short_name, environment, entrypoint,
+                                          deployed_at, deployed_by, deployer)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?
+        .execute(params![
+            task.id.scope.org,
+            task.id.scope.project,
+            task.id.scope.domain,
+            task.id.name,
+            task.id.version,
+            task.digest,
+            task.short_name,
+            task.environment,
+            i64::from(task.entrypoint),
+            task.deployed_at.as_micros(),
+            task.deployed_by.id,
+            deployer
+        ])?;
+    Ok(changed > 0)
+}
