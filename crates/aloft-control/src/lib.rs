@@ -16,7 +16,7 @@ use aloft_plane::DataPlane;
 use aloft_store::{Project, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
-pub use rpc::{Limits, router};
+pub use rpc::{Limits, router, service};
 
 /// Where the time of decisions comes from.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
