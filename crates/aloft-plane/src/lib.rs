@@ -20,7 +20,7 @@ use aloft_flyteidl2::flyteidl2::{
         TaskSpecToLaunchFormJsonRequest, TaskSpecToLaunchFormJsonResponse,
     },
 };
-use async_trait::async_trait;
+pub use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 

@@ -27,7 +27,7 @@ fn invalid(field: &str, reason: impl Into<String>) -> PlaneError {
 }
 
 pub(super) fn upload(request: &CreateUploadLocationRequest) -> Result<Upload, PlaneError> {
-    let md5 = match request.content_md5.len() {
+    let md5: Option<[u8; 16]> = match request.content_md5.len() {
         0 => None,
         16 => request.content_md5.as_ref().try_into().ok(),
         n => return Err(invalid("content_md5", format!("must be the 16 bytes of an MD5, not {n}"))),
