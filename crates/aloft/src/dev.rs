@@ -21,7 +21,7 @@ use aloft_dataplane::{
 };
 use aloft_objects::{Keys, Objects};
 use aloft_plane::{AttemptId, LogStream, PlaneError};
-use aloft_store::{Store, StoreError};
+use aloft_store::StoreError;
 use aloft_store_sqlite::SqliteStore;
 use clap::Args as ClapArgs;
 use tokio::net::TcpListener;

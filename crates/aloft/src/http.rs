@@ -7,7 +7,7 @@ use aloft_objects::{Objects, s3};
 use axum::{
     Json, Router,
     extract::Request,
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
@@ -37,45 +37,31 @@ fn rpc(control: &Control) -> Result<Router, String> {
     let services = reflector.service_names();
     let router = connectrpc_reflection::install(aloft_control::router(control), reflector);
     let (router, _checker): (_, Arc<StaticChecker>) = connectrpc_health::install_static(router, services);
-    Ok(Router::new().fallback_service(aloft_control::service(router, Limits::default())))
+    let service = aloft_control::service(router, Limits::default());
+    Ok(Router::new().fallback_service(service).layer(middleware::from_fn(rpc_or_nothing)))
 }
 
-/// Answers what is no RPC with a 404 that says so, and keeps browsers of other sites from using an open loopback port.
+/// Keeps browsers of other sites from using an open loopback port.
 async fn guard(request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    if let Some(refusal) = foreign_origin(&request) {
-        return refusal;
+    match foreign_origin(&request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
     }
-    let is_rpc_shaped = path.matches('/').count() == 2 && path[1..].contains('.');
-    let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
-    let known = is_rpc_shaped
-        || path == "/"
-        || ["/healthz", "/readyz", "/v2", "/assets/", "/aloft-data"].iter().any(|p| path.starts_with(p));
-    if !known {
-        let body = serde_error("not_found", &format!("there is nothing at {}", shorten(&path)));
-        let mut response = (StatusCode::NOT_FOUND, Json(body)).into_response();
-        if content_type.is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")) {
-            let headers = response.headers_mut();
-            *response.status_mut() = StatusCode::OK;
-            let headers_mut = {
-                let _ = headers;
-                response.headers_mut()
-            };
-            headers_mut.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers_mut.insert("grpc-status", HeaderValue::from_static("12"));
-            headers_mut.insert("grpc-message", HeaderValue::from_static("there is no such method"));
-        }
-        return response;
-    }
-    next.run(request).await
 }
 
-fn serde_error(code: &str, message: &str) -> std::collections::BTreeMap<&'static str, String> {
+/// What is neither a route nor shaped like an RPC: a 404 that says so, well-formed for a Connect client too.
+async fn rpc_or_nothing(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let rpc = path.strip_prefix('/').and_then(|p| p.split_once('/'));
+    if rpc.is_some_and(|(service, method)| service.contains('.') && !method.contains('/')) {
+        return next.run(request).await;
+    }
+    let message = format!("there is nothing at {}", path.chars().take(200).collect::<String>());
+    (StatusCode::NOT_FOUND, Json(error_body("not_found", &message))).into_response()
+}
+
+fn error_body(code: &str, message: &str) -> std::collections::BTreeMap<&'static str, String> {
     [("code", code.to_owned()), ("message", message.to_owned())].into()
-}
-
-fn shorten(path: &str) -> String {
-    path.chars().take(200).collect()
 }
 
 /// A web page of another site that asks this server: refused, because there is no sign-in that would protect it.
@@ -86,7 +72,7 @@ fn foreign_origin(request: &Request) -> Option<Response> {
     if matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
         return None;
     }
-    let body = serde_error("permission_denied", "this server answers only pages of its own origin");
+    let body = error_body("permission_denied", "this server answers only pages of its own origin");
     Some((StatusCode::FORBIDDEN, Json(body)).into_response())
 }
 

@@ -47,6 +47,6 @@ fn main() -> ExitCode {
 }
 
 fn shim(arguments: Vec<std::ffi::OsString>) -> ExitCode {
-    let code = aloft_dataplane::shim_main(arguments);
+    let code = aloft_dataplane::process::shim_main(arguments);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

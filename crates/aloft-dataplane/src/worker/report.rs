@@ -1,0 +1,117 @@
+//! Reporting on one attempt: in order, and until it is taken.
+
+use std::{sync::Arc, time::Duration};
+
+use aloft_core::{AttemptOutcome, Progress};
+use aloft_plane::{ControlPlane, LeaseRef, ReportError};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// First and longest pause before a report is sent again. A control plane that restarts is back within a second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Sends what is reported on one attempt. Cheap to clone; sending never waits.
+#[derive(Clone)]
+pub(super) struct Reporter(mpsc::UnboundedSender<Message>);
+
+enum Message {
+    Progress(Progress),
+    End(Box<AttemptOutcome>, oneshot::Sender<()>),
+}
+
+impl Reporter {
+    /// A reporter for `lease`. `over` is cancelled when the control plane says that the attempt is over; `stop` makes it
+    /// give up.
+    pub(super) fn start(
+        control: Arc<dyn ControlPlane>,
+        lease: LeaseRef,
+        over: CancellationToken,
+        stop: CancellationToken,
+    ) -> Self {
+        // At most three kinds of progress and an end are ever sent, so the queue is bounded by its use.
+        let (send, receive) = mpsc::unbounded_channel();
+        tokio::spawn(deliver(control, lease, over, stop, receive));
+        Self(send)
+    }
+
+    /// Reports progress; what is overtaken by later progress may be left out.
+    pub(super) fn progress(&self, progress: Progress) {
+        self.0.send(Message::Progress(progress)).ok();
+    }
+
+    /// Reports the end. Returns true when it is taken or does not matter any more, false when the worker stops first.
+    pub(super) async fn end(&self, outcome: AttemptOutcome) -> bool {
+        let (done, taken) = oneshot::channel();
+        self.0.send(Message::End(Box::new(outcome), done)).ok();
+        taken.await.is_ok()
+    }
+}
+
+async fn deliver(
+    control: Arc<dyn ControlPlane>,
+    lease: LeaseRef,
+    over: CancellationToken,
+    stop: CancellationToken,
+    mut messages: mpsc::UnboundedReceiver<Message>,
+) {
+    let mut next = None;
+    loop {
+        let message = match next.take() {
+            Some(message) => message,
+            None => match messages.recv().await {
+                Some(message) => message,
+                None => return,
+            },
+        };
+        match message {
+            Message::Progress(progress) => {
+                // Where it is now makes where it was before superfluous, except that it ran.
+                next = messages.try_recv().ok();
+                if matches!(next, Some(Message::Progress(_))) && progress != Progress::Running {
+                    continue;
+                }
+                if !send(&*control, &lease, progress, &over, &stop).await {
+                    return;
+                }
+            }
+            Message::End(outcome, done) => {
+                if send(&*control, &lease, Progress::Ended(*outcome), &over, &stop).await {
+                    done.send(()).ok();
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Sends one report until it is taken or refused; false if the worker stopped before.
+async fn send(
+    control: &dyn ControlPlane,
+    lease: &LeaseRef,
+    progress: Progress,
+    over: &CancellationToken,
+    stop: &CancellationToken,
+) -> bool {
+    let mut pause = PAUSE.0;
+    loop {
+        if over.is_cancelled() {
+            return true;
+        }
+        match control.report(lease, progress.clone()).await {
+            Ok(()) => return true,
+            Err(ReportError::Over) => {
+                over.cancel();
+                return true;
+            }
+            Err(ReportError::Unavailable(why)) => {
+                tracing::warn!(attempt = %lease.id, "a report was not taken, it is sent again: {why}");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = over.cancelled() => {}
+            () = stop.cancelled() => return false,
+        }
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
