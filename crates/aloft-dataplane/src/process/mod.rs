@@ -35,6 +35,7 @@ use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
@@ -91,6 +92,11 @@ impl ProcessExecutor {
     /// The directories of attempts.
     pub fn dirs(&self) -> &AttemptDirs {
         &self.config.dirs
+    }
+
+    /// Whether tasks are forked from zygotes where that can be.
+    pub fn is_warm(&self) -> bool {
+        self.zygotes.is_some()
     }
 
     /// Starts the zygote of `env`, so that its first task finds it ready. Returns at once.
@@ -209,7 +215,7 @@ impl ProcessExecutor {
     pub fn adopt(&self, id: &AttemptId) -> Running {
         let dir = self.config.dirs.dir(id);
         let shim = dir.read_shim().ok().flatten().map(|record| record.shim);
-        Running { dir, shim, keeper: Keeper::Adopted, grace: self.config.grace }
+        Running { dir, shim, keeper: Keeper::Adopted(None), grace: self.config.grace }
     }
 
     /// Makes sure that nothing of an attempt whose shim is dead lives on.
@@ -268,8 +274,8 @@ pub struct Running {
 enum Keeper {
     /// The shim is our child.
     Child(Child),
-    /// The shim was another Aloft's.
-    Adopted,
+    /// The shim was another Aloft's. Hears when it lets go of its lock, once somebody waits for that.
+    Adopted(Option<oneshot::Receiver<()>>),
 }
 
 impl Running {
@@ -284,7 +290,10 @@ impl Running {
             Keeper::Child(child) => {
                 child.wait().await.ok();
             }
-            Keeper::Adopted => released(&self.dir).await,
+            Keeper::Adopted(released) => {
+                let receive = released.get_or_insert_with(|| watch_lock(&self.dir));
+                receive.await.ok();
+            }
         }
         self.exit_record().unwrap_or_else(|e| {
             tracing::warn!(dir = %self.dir.path().display(), "how this attempt ended cannot be read: {e}");
@@ -335,10 +344,10 @@ fn unknown() -> ExitRecord {
     ExitRecord { how: Exit::Unknown, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
 }
 
-/// Waits until no shim holds `dir`. A thread waits for the lock, so nothing has to be asked again and again; attempts are
-/// adopted only at a start, so there are never many.
-async fn released(dir: &AttemptDir) {
-    let (send, receive) = tokio::sync::oneshot::channel();
+/// Tells when no shim holds `dir` any more. A thread waits for the lock, so nothing has to be asked again and again;
+/// attempts are adopted only at a start, so there are never many.
+fn watch_lock(dir: &AttemptDir) -> oneshot::Receiver<()> {
+    let (send, receive) = oneshot::channel();
     let lock = dir.lock_file();
     let wait = move || {
         if let Ok(lock) = lock {
@@ -346,14 +355,9 @@ async fn released(dir: &AttemptDir) {
         }
         send.send(()).ok();
     };
-    match std::thread::Builder::new().name("adopted".to_owned()).stack_size(128 * 1024).spawn(wait) {
-        Ok(_) => receive.await.unwrap_or(()),
-        Err(_) => {
-            while dir.try_lock().is_ok_and(|free| free.is_none()) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+    // If there can be no thread, the receiver hears at once that there is no sender, and the files decide.
+    std::thread::Builder::new().name("adopted".to_owned()).stack_size(128 * 1024).spawn(wait).ok();
+    receive
 }
 
 /// What to do with an attempt that the control plane says this worker holds, after a restart.
