@@ -35,6 +35,7 @@ use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
@@ -93,6 +94,11 @@ impl ProcessExecutor {
         &self.config.dirs
     }
 
+    /// Whether tasks are forked from zygotes where that can be.
+    pub fn is_warm(&self) -> bool {
+        self.zygotes.is_some()
+    }
+
     /// Starts the zygote of `env`, so that its first task finds it ready. Returns at once.
     pub fn prewarm(&self, env: &PyEnv) {
         if let Some(zygotes) = &self.zygotes {
@@ -120,7 +126,7 @@ impl ProcessExecutor {
             task.zygote = zygotes.socket(env).await;
         }
         let launch = LaunchRecord::new(&attempt.lease.id, attempt.lease.token);
-        Ok(Prepared { dir, launch, task })
+        Ok(Prepared { dir, launch, task, files: env.files.clone() })
     }
 
     /// Starts an attempt and returns when its process runs. Must not be given up halfway.
@@ -171,11 +177,14 @@ impl ProcessExecutor {
         })
     }
 
-    async fn start(&self, Prepared { dir, launch, task }: Prepared) -> io::Result<Running> {
+    async fn start(&self, Prepared { dir, launch, task, files: overlay }: Prepared) -> io::Result<Running> {
         let id = launch.id();
         let files = dir.clone();
         let (lock, errors) = blocking(move || {
             files.begin(&launch)?;
+            if let Some(overlay) = overlay {
+                crate::env::lay_out(&overlay, &files.work())?;
+            }
             files.write_task(&task)?;
             let lock = files.try_lock()?.ok_or_else(|| io::Error::other("another shim holds its directory"))?;
             Ok((lock, fs::File::create(files.path().join("shim.err"))?))
@@ -209,7 +218,7 @@ impl ProcessExecutor {
     pub fn adopt(&self, id: &AttemptId) -> Running {
         let dir = self.config.dirs.dir(id);
         let shim = dir.read_shim().ok().flatten().map(|record| record.shim);
-        Running { dir, shim, keeper: Keeper::Adopted, grace: self.config.grace }
+        Running { dir, shim, keeper: Keeper::Adopted(None), grace: self.config.grace }
     }
 
     /// Makes sure that nothing of an attempt whose shim is dead lives on.
@@ -247,6 +256,8 @@ pub struct Prepared {
     dir: AttemptDir,
     launch: LaunchRecord,
     task: TaskRecord,
+    /// What the image copied in.
+    files: Option<PathBuf>,
 }
 
 /// Runs `work`, which waits for the disk, where waiting is no harm.
@@ -268,8 +279,8 @@ pub struct Running {
 enum Keeper {
     /// The shim is our child.
     Child(Child),
-    /// The shim was another Aloft's.
-    Adopted,
+    /// The shim was another Aloft's. Hears when it lets go of its lock, once somebody waits for that.
+    Adopted(Option<oneshot::Receiver<()>>),
 }
 
 impl Running {
@@ -284,7 +295,10 @@ impl Running {
             Keeper::Child(child) => {
                 child.wait().await.ok();
             }
-            Keeper::Adopted => released(&self.dir).await,
+            Keeper::Adopted(released) => {
+                let receive = released.get_or_insert_with(|| watch_lock(&self.dir));
+                receive.await.ok();
+            }
         }
         self.exit_record().unwrap_or_else(|e| {
             tracing::warn!(dir = %self.dir.path().display(), "how this attempt ended cannot be read: {e}");
@@ -335,10 +349,10 @@ fn unknown() -> ExitRecord {
     ExitRecord { how: Exit::Unknown, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
 }
 
-/// Waits until no shim holds `dir`. A thread waits for the lock, so nothing has to be asked again and again; attempts are
-/// adopted only at a start, so there are never many.
-async fn released(dir: &AttemptDir) {
-    let (send, receive) = tokio::sync::oneshot::channel();
+/// Tells when no shim holds `dir` any more. A thread waits for the lock, so nothing has to be asked again and again;
+/// attempts are adopted only at a start, so there are never many.
+fn watch_lock(dir: &AttemptDir) -> oneshot::Receiver<()> {
+    let (send, receive) = oneshot::channel();
     let lock = dir.lock_file();
     let wait = move || {
         if let Ok(lock) = lock {
@@ -346,14 +360,9 @@ async fn released(dir: &AttemptDir) {
         }
         send.send(()).ok();
     };
-    match std::thread::Builder::new().name("adopted".to_owned()).stack_size(128 * 1024).spawn(wait) {
-        Ok(_) => receive.await.unwrap_or(()),
-        Err(_) => {
-            while dir.try_lock().is_ok_and(|free| free.is_none()) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+    // If there can be no thread, the receiver hears at once that there is no sender, and the files decide.
+    std::thread::Builder::new().name("adopted".to_owned()).stack_size(128 * 1024).spawn(wait).ok();
+    receive
 }
 
 /// What to do with an attempt that the control plane says this worker holds, after a restart.

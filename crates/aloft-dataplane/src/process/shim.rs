@@ -61,7 +61,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The first word of the second stage's arguments.
 const EXEC: &str = "--exec";
 
-/// Runs the shim with the arguments after the subcommand, and returns its exit code.
+/// Runs the shim with the arguments after the subcommand, and returns its exit code. Must be called before this process
+/// opens anything: it closes what it finds open.
 ///
 /// `aloft shim DIR` is the shim of the attempt in DIR. `aloft shim --exec PARENT DIR PROGRAM ARGS...` is its own second
 /// stage, which becomes a task that is started cold.
@@ -73,6 +74,7 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> i32 {
         return become_task(&parent.to_string_lossy(), Path::new(&dir), &program, args);
     }
     let dir = PathBuf::from(first);
+    close_inherited();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return give_up(&dir, &format!("the shim cannot start: {e}")),
@@ -103,6 +105,16 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
     let why = format!("{} cannot be started: {error}", program.display());
     fs::write(dir.join("exec-error"), &why).ok();
     127
+}
+
+/// Closes what Aloft was started with and handed down unknowingly: a pipe held open for days would keep whoever reads it
+/// waiting, and a task could write into it.
+fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/dev/fd") else { return };
+    let open: Vec<i32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        nix::unistd::close(fd).ok();
+    }
 }
 
 /// The shim itself failed, for instance because the disk is full: the task does not run, or is about to be killed.

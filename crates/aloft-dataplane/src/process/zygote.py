@@ -99,7 +99,7 @@ class Zygote:
         # A thread does not survive a fork, so none is started here; each task starts them anew.
         threads = []
         start = threading.Thread.start
-        threading.Thread.start = threads.append
+        threading.Thread.start = lambda thread: threads.append(thread)
         os.environ.__class__ = Watched
         try:
             for name in MODULES:
@@ -405,6 +405,8 @@ def finish(run):
 
 
 def start():
+    # What Aloft was started with and handed down unknowingly.
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     zygote = Zygote(sys.argv[1], sys.argv[2])
     try:
         zygote.preload()

@@ -1,0 +1,1 @@
+pub(crate) fn trials(_out: &mut Vec<libtest_mimic::Trial>) {}
