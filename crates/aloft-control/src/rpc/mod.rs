@@ -50,6 +50,12 @@ macro_rules! routes {
             async move { $path(&control, request).await.map(Response::new) }
         }))
     };
+    (@one traced $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
+        $router.route($service, $method, handler_fn(move |ctx, request| {
+            let control = $control.clone();
+            async move { $path(&control, &ctx, request).await.map(Response::new) }
+        }))
+    };
     (@one read $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
         $router.route_idempotent($service, $method, handler_fn(move |_ctx, request| {
             let control = $control.clone();
@@ -68,7 +74,7 @@ macro_rules! routes {
 pub fn router(control: &Control) -> Router {
     routes!(Router::new(), control,
         "workflow.RunService" {
-            call "CreateRun" => run::create_run,
+            traced "CreateRun" => run::create_run,
             call "AbortRun" => run::abort_run,
             call "AbortAction" => run::abort_action,
             read "GetRunDetails" => run::get_run_details,
