@@ -37,6 +37,9 @@ use crate::{
 /// The port that `flyte create config --devbox` points at.
 const DEFAULT_PORT: u16 = 30080;
 
+/// Where the `flyte` CLI looks for its configuration.
+const USUAL_CONFIG: &str = ".flyte/config.yaml";
+
 /// The bucket of the local object store; its first path segment on the port.
 const BUCKET: &str = "aloft-data";
 
@@ -73,7 +76,7 @@ pub(crate) struct Args {
     python: Option<PathBuf>,
 
     /// Write a configuration of the `flyte` CLI for this server.
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = ".flyte/config.yaml")]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = USUAL_CONFIG)]
     write_config: Option<PathBuf>,
 
     /// How log lines look.
@@ -392,14 +395,20 @@ fn banner(url: &str, dir: &DataDir, args: &Args) {
     say(&format!("Aloft {} listens on {url} (this machine only, no sign-in)", env!("CARGO_PKG_VERSION")));
     say(&format!("  pages     {url}/v2"));
     say(&format!("  data      {}", dir.path().display()));
-    if args.write_config.is_none() {
+    let mut flyte = "flyte".to_owned();
+    if let Some(path) = &args.write_config {
+        // The CLI finds the usual file by itself.
+        if path != Path::new(USUAL_CONFIG) {
+            flyte = format!("flyte -c {}", path.display());
+        }
+    } else {
         say(&format!(
             "  flyte     flyte create config --endpoint localhost:{port} --insecure --project {FIRST_PROJECT} \
              --domain development --builder remote"
         ));
         say("            (or start with --write-config)");
     }
-    say("  try       flyte run --follow examples/hello.py main");
+    say(&format!("  try       {flyte} run --follow examples/hello.py main"));
     say("Stop with Ctrl-C.");
 }
 
