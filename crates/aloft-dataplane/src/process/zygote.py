@@ -11,6 +11,7 @@ After its "G" the task runs, and when it has ended {"exit"} or {"signal"} follow
 the shim closes its connection, so that its number stays its own while the shim may still signal it. A shim that goes away
 takes its task with it.
 
+On stdout it says "ready" and the directory of the installed packages, or "refused" and why.
 stdin is Aloft's end of a pipe: when it closes, no new tasks are taken, and the zygote ends with its last task.
 """
 
@@ -180,7 +181,9 @@ class Zygote:
         gc.collect()
         gc.freeze()
         gc.disable()
-        os.write(1, b"ready\n")
+        import sysconfig
+
+        os.write(1, f"ready {sysconfig.get_paths()['purelib']}\n".encode())
         os.dup2(2, 1)
         self.open = True
         while self.open or self.tasks or self.orphans:

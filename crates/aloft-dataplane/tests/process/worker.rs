@@ -88,7 +88,7 @@ fn worker_with(bench: &Bench, plane: &Arc<Plane>, native: Arc<Counting>, warm: b
         environments: Arc::new(Always(bench.env.clone())),
         results: Arc::new(Files),
         native: HashMap::from([("build".to_owned(), native as Arc<dyn NativeTask>)]),
-        machine: Machine { memory: 1 << 30, cpu: 4000, cores: 2000 },
+        machine: Machine { memory: 2 << 30, cpu: 4000, cores: 2000 },
         max_waiting: 64,
     })
 }
@@ -318,7 +318,7 @@ async fn native() {
 
 async fn admission() {
     let (bench, plane) = (Bench::new(), Arc::<Plane>::default());
-    let counting = Arc::new(Counting { pause: Duration::from_millis(20), ..Counting::default() });
+    let counting = Arc::new(Counting { pause: Duration::from_millis(80), ..Counting::default() });
     let worker = worker_with(&bench, &plane, counting.clone(), false);
     let all: Vec<_> = (0..150)
         .map(|n| {
