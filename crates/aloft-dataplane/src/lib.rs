@@ -6,11 +6,15 @@
 //! | [`admission`] | which waiting attempts may start: a pure decision |
 //! | [`needs`] | what a task asks of the machine |
 //! | [`process`] | an attempt as a process: the shim that keeps it, the zygote that forks it |
+//! | [`data`] | users' data over the object store: the [`aloft_plane::DataPlane`] |
+//! | [`env`] | Python environments: found, made, built from images |
 //! | [`logs`] | the log of an attempt, written and followed |
 //! | [`seam`] | what the above needs from the rest: environments, native tasks, results |
 //! | [`translate`] | literals to and from JSON |
 
 pub mod admission;
+pub mod data;
+pub mod env;
 pub mod logs;
 pub mod needs;
 pub mod process;

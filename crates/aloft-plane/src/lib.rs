@@ -14,8 +14,13 @@ use aloft_flyteidl2::flyteidl2::{
     dataproxy::{CreateUploadLocationRequest, CreateUploadLocationResponse},
     logs::dataplane::LogLine,
     task::{Inputs, Outputs},
+    workflow::{
+        JsonValuesToLiteralsRequest, JsonValuesToLiteralsResponse, LaunchFormJsonToLiteralsRequest,
+        LaunchFormJsonToLiteralsResponse, LiteralsToLaunchFormJsonRequest, LiteralsToLaunchFormJsonResponse,
+        TaskSpecToLaunchFormJsonRequest, TaskSpecToLaunchFormJsonResponse,
+    },
 };
-use async_trait::async_trait;
+pub use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
@@ -125,6 +130,9 @@ pub enum PlaneError {
     /// Too large, or no room left.
     #[error("{0}")]
     Exhausted(String),
+    /// A kind of value that is not supported.
+    #[error("{0}")]
+    Unsupported(String),
     /// Cannot be reached or does not answer; try again.
     #[error("{0}")]
     Unavailable(String),
@@ -194,4 +202,29 @@ pub trait DataPlane: Send + Sync {
 
     /// The image called `name` (`image name:tag`), if it was built.
     async fn get_image(&self, scope: &Scope, name: &str) -> Result<Option<BuiltImage>, PlaneError>;
+
+    /// Values as a launch form. A `literals_uri` in the request must have been checked against what its owner recorded.
+    async fn literals_to_form(
+        &self,
+        scope: &Scope,
+        request: LiteralsToLaunchFormJsonRequest,
+    ) -> Result<LiteralsToLaunchFormJsonResponse, PlaneError>;
+
+    /// A launch form as values.
+    async fn form_to_literals(
+        &self,
+        request: LaunchFormJsonToLiteralsRequest,
+    ) -> Result<LaunchFormJsonToLiteralsResponse, PlaneError>;
+
+    /// The launch form of a task.
+    async fn task_spec_to_form(
+        &self,
+        request: TaskSpecToLaunchFormJsonRequest,
+    ) -> Result<TaskSpecToLaunchFormJsonResponse, PlaneError>;
+
+    /// Plain JSON values as literals.
+    async fn values_to_literals(
+        &self,
+        request: JsonValuesToLiteralsRequest,
+    ) -> Result<JsonValuesToLiteralsResponse, PlaneError>;
 }

@@ -64,9 +64,23 @@ impl SqliteStore {
     /// [`StoreError::Corrupt`], [`StoreError::Newer`], [`StoreError::Full`] or [`StoreError::Unavailable`]; the file is
     /// left as it was.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
+        Self::open_limited(path, clock, 0)
+    }
+
+    /// As [`SqliteStore::open`], with the file limited to `max_pages` pages; 0 for no limit. A full disk that a test can
+    /// make.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_limited(path: &Path, clock: Clock, max_pages: i64) -> Result<Self, StoreError> {
         let mut db = Connection::open(path).map_err(error::from_sqlite)?;
+        schema::check(&db)?;
         tune(&db)?;
         schema::migrate(&mut db)?;
+        if max_pages > 0 {
+            // The pragma answers with the limit in force, so it is a query.
+            db.query_row(&format!("PRAGMA max_page_count = {max_pages}"), [], |_| Ok(())).map_err(error::from_sqlite)?;
+        }
         let hub = Hub::new(read::last_pos(&db)?);
         let (jobs, receiver) = mpsc::channel(QUEUE);
         let for_writer = hub.clone();

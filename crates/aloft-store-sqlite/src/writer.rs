@@ -274,8 +274,7 @@ fn save(tx: &Transaction<'_>, run_id: i64, state: &ActionState, now: Time) -> Re
         aloft_core::Seed::Task(t) => &t.task.name,
         aloft_core::Seed::Trace(t) => &t.name,
     };
-    let began = state.started_at.unwrap_or(state.created_at);
-    let duration = state.ended_at.map(|end| i64::try_from(end.since(began).as_millis()).unwrap_or(i64::MAX));
+    let duration = state.ended_at.map(|end| i64::try_from(end.since(state.created_at).as_millis()).unwrap_or(i64::MAX));
     let kind = match state.kind() {
         aloft_core::ActionKind::Task => 1,
         aloft_core::ActionKind::Trace => 2,

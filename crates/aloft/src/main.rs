@@ -1,1 +1,52 @@
-fn main() {}
+//! The `aloft` command.
+
+mod datadir;
+mod dev;
+mod exit;
+mod http;
+mod serve;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs Python workflows, ML pipelines and agents written against the Flyte 2 SDK.
+#[derive(Parser)]
+#[command(name = "aloft", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything in one process, for one person: no Docker, no Kubernetes, no database server.
+    Dev(dev::Args),
+    /// Hold one attempt of a task: Aloft starts this itself.
+    #[command(hide = true)]
+    Shim {
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Dev(args) => dev::run(args),
+        // Before any thread is started: the shim forks.
+        Command::Shim { arguments } => return shim(arguments),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            telemetry::say(&format!("aloft: {exit}"));
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+fn shim(arguments: Vec<std::ffi::OsString>) -> ExitCode {
+    let code = aloft_dataplane::process::shim_main(arguments);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -126,7 +126,7 @@ impl ProcessExecutor {
             task.zygote = zygotes.socket(env).await;
         }
         let launch = LaunchRecord::new(&attempt.lease.id, attempt.lease.token);
-        Ok(Prepared { dir, launch, task })
+        Ok(Prepared { dir, launch, task, files: env.files.clone() })
     }
 
     /// Starts an attempt and returns when its process runs. Must not be given up halfway.
@@ -177,11 +177,14 @@ impl ProcessExecutor {
         })
     }
 
-    async fn start(&self, Prepared { dir, launch, task }: Prepared) -> io::Result<Running> {
+    async fn start(&self, Prepared { dir, launch, task, files: overlay }: Prepared) -> io::Result<Running> {
         let id = launch.id();
         let files = dir.clone();
         let (lock, errors) = blocking(move || {
             let lock = files.begin(&launch)?;
+            if let Some(overlay) = overlay {
+                crate::env::lay_out(&overlay, &files.work())?;
+            }
             files.write_task(&task)?;
             Ok((lock, fs::File::create(files.path().join("shim.err"))?))
         })
@@ -259,6 +262,8 @@ pub struct Prepared {
     dir: AttemptDir,
     launch: LaunchRecord,
     task: TaskRecord,
+    /// What the image copied in.
+    files: Option<PathBuf>,
 }
 
 /// Runs `work`, which waits for the disk, where waiting is no harm.

@@ -65,7 +65,7 @@ fn sdk() -> Option<PyEnv> {
     let home = std::env::var_os("ALOFT_TEST_SDK").map_or_else(|| PathBuf::from("/root/aloft-cache/sdk"), PathBuf::from);
     let bin_dir = home.join("bin");
     let python = bin_dir.join("python");
-    bin_dir.join("a0").is_file().then(|| PyEnv { bin_dir, python, id: "sdk".to_owned() })
+    bin_dir.join("a0").is_file().then(|| PyEnv { bin_dir, python, id: "sdk".to_owned(), vars: Vec::new(), files: None })
 }
 
 /// A data directory, an executor on it, and an environment whose `a0` is a script of ours.
@@ -86,7 +86,7 @@ impl Bench {
         let a0 = bin_dir.join("a0");
         std::fs::write(&a0, script).unwrap();
         std::fs::set_permissions(&a0, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        Self { home, env: PyEnv { bin_dir, python, id: "bench".to_owned() } }
+        Self { home, env: PyEnv { bin_dir, python, id: "bench".to_owned(), vars: Vec::new(), files: None } }
     }
 
     fn dirs(&self) -> AttemptDirs {

@@ -1,0 +1,51 @@
+# What a newcomer needs: `make demo` and `make test`. Everything built goes to a cache outside the clone.
+
+CACHE   ?= $(or $(ALOFT_CACHE),$(HOME)/.cache/aloft)
+PROFILE ?= release
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# Telemetry of the SDK under test goes nowhere.
+export DO_NOT_TRACK = 1
+
+profile_dir = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+VENV = $(CACHE)/venv
+
+.PHONY: demo test test-rust test-e2e bench lint format build venv tools refresh-idl crash
+
+demo: tools build venv ## Build, start, run a real workflow with the official SDK, show the result, stop.
+	@$(VENV)/bin/python tools/demo.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft
+
+build: tools ## The binary, in $(PROFILE).
+	cargo build --profile $(PROFILE) -p aloft
+
+test: test-rust test-e2e ## Every test.
+
+test-rust: tools
+	cargo test --workspace --no-fail-fast
+
+test-e2e: PROFILE = dev
+test-e2e: build venv
+	ALOFT_BIN=$(CARGO_TARGET_DIR)/debug/aloft $(VENV)/bin/python -m pytest -n 2 tests/e2e
+
+crash: PROFILE = dev
+crash: build venv ## Twenty kills of the server in the middle of a run.
+	ALOFT_BIN=$(CARGO_TARGET_DIR)/debug/aloft $(VENV)/bin/python -m pytest tests/e2e/test_crash.py
+
+bench: build venv ## The figures, measured; raw results go to bench/results/.
+	$(VENV)/bin/python bench/run.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft
+
+lint: tools
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+format:
+	cargo fmt --all
+
+tools: ## What the build and the tests need beside Rust and Python.
+	@tools/bootstrap.sh
+
+# One stamp per content of the requirements, so that a change of them makes a new environment.
+venv: tools
+	@tools/venv.sh $(VENV) tests/e2e/requirements.txt
+
+refresh-idl: ## Rebuild idl/flyteidl2.fds from the newest PyPI package; name a version with IDL=2.0.53.
+	uv run --no-project --with flyteidl2$(if $(IDL),==$(IDL)) python tools/refresh_idl.py idl/flyteidl2.fds

@@ -1,0 +1,212 @@
+//! What data planes ask: leases, reports, revocations.
+
+use std::{collections::HashMap, time::Duration};
+
+use aloft_core::{
+    ActionName, ActionState, Command, Event, Lease, LeaseToken, Progress, Refusal, Reply, RunKey, WorkerId,
+};
+use aloft_flyteidl2::flyteidl2::task::RunSpec;
+use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, ReportError};
+use aloft_store::{RunRecord, StoreError, Submission, SubmitError, Which};
+use async_trait::async_trait;
+use buffa::Message as _;
+use bytes::Bytes;
+use futures::future::join_all;
+
+use crate::{Control, names};
+
+/// Events of the feed read at a time while looking for revocations.
+const FEED_BATCH: usize = 1000;
+
+fn unavailable(error: StoreError) -> ReportError {
+    ReportError::Unavailable(error.to_string())
+}
+
+#[async_trait]
+impl ControlPlane for Control {
+    async fn lease(&self, worker: &WorkerId, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut feed = self.store().feed();
+        loop {
+            feed.mark_unchanged();
+            let now = self.now();
+            let (ready, next) = self.store().ready(now, max).await.map_err(unavailable)?;
+            if !ready.is_empty() {
+                // All at once, so that they share one commit.
+                let taken = join_all(ready.into_iter().map(|(run, action)| self.take(worker, run, action))).await;
+                let taken: Vec<_> = taken.into_iter().flatten().collect();
+                if !taken.is_empty() {
+                    return self.describe(taken).await;
+                }
+            }
+            let until = match next {
+                Some(at) => deadline.min(tokio::time::Instant::now() + at.since(now) + Duration::from_millis(1)),
+                None => deadline,
+            };
+            tokio::select! {
+                () = self.stopping().cancelled() => return Ok(Vec::new()),
+                _ = feed.changed() => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    async fn reclaim(&self, worker: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError> {
+        let held = self.store().held_by(worker).await.map_err(unavailable)?;
+        self.describe(held).await
+    }
+
+    async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {
+        let command = Command::Report {
+            action: lease.id.action.clone(),
+            attempt: lease.id.attempt,
+            token: lease.token,
+            progress,
+        };
+        match self.store().submit(Submission::new(lease.id.run.clone(), command)).await {
+            Ok(_) => Ok(()),
+            Err(SubmitError::Store(error)) => Err(unavailable(error)),
+            Err(SubmitError::Refused(refusal)) => {
+                tracing::debug!(attempt = %lease.id, %refusal, "a report was refused");
+                Err(ReportError::Over)
+            }
+        }
+    }
+
+    async fn revoked(&self, worker: &WorkerId) -> Result<Vec<LeaseRef>, ReportError> {
+        // The cursor starts at the newest event: what ended before the worker asked, `reclaim` does not list any more.
+        let mut feed = self.store().feed();
+        let mut pos = *feed.borrow_and_update();
+        loop {
+            tokio::select! {
+                () = self.stopping().cancelled() => return Ok(Vec::new()),
+                changed = feed.changed() => {
+                    if changed.is_err() {
+                        return Err(ReportError::Unavailable("the store is closing".to_owned()));
+                    }
+                }
+            }
+            let mut ended = Vec::new();
+            loop {
+                let items = self.store().feed_after(pos, FEED_BATCH).await.map_err(unavailable)?;
+                let full = items.len() == FEED_BATCH;
+                for item in items {
+                    pos = item.pos;
+                    if let Event::Aborted { action, .. } | Event::TimedOut { action, .. } = &item.logged.event {
+                        ended.push((item.run, action.clone()));
+                    }
+                }
+                if !full {
+                    break;
+                }
+            }
+            let mut revoked = Vec::new();
+            for (run, action) in ended {
+                let which = Which::One(action);
+                let snapshot = self.store().snapshot(&run, which).await.map_err(unavailable)?;
+                let Some(state) = snapshot.and_then(|s| s.actions.into_iter().next()) else { continue };
+                revoked.extend(ended_leases(&run, &state, worker));
+            }
+            if !revoked.is_empty() {
+                return Ok(revoked);
+            }
+        }
+    }
+}
+
+/// The leases of `worker` on attempts of `state` that have ended.
+fn ended_leases(run: &RunKey, state: &ActionState, worker: &WorkerId) -> Vec<LeaseRef> {
+    let over = state.attempts.iter().filter(|a| a.phase.is_terminal());
+    over.filter_map(|a| a.lease.as_ref().filter(|l| &l.worker == worker).map(|l| (a.number, l.token)))
+        .map(|(attempt, token)| LeaseRef {
+            id: AttemptId { run: run.clone(), action: state.name.clone(), attempt },
+            token,
+        })
+        .collect()
+}
+
+impl Control {
+    /// Leases one action's waiting attempt; `None` if another was faster or it has ended.
+    async fn take(&self, worker: &WorkerId, run: RunKey, action: ActionName) -> Option<(RunKey, ActionState)> {
+        let lease = Lease { worker: worker.clone(), token: LeaseToken(names::lease_token()) };
+        let command = Command::Lease { action: action.clone(), lease: lease.clone() };
+        match self.store().submit(Submission::new(run.clone(), command)).await {
+            Ok(Reply::Done) => {}
+            Ok(Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => return None,
+            Err(error) => {
+                tracing::warn!(%error, run = %run, action = %action, "cannot lease an action");
+                return None;
+            }
+        }
+        let snapshot = self.store().snapshot(&run, Which::One(action.clone())).await.ok()??;
+        let state = snapshot.actions.into_iter().next()?;
+        Some((run, state)).filter(|(_, s)| s.live_lease() == Some(&lease))
+    }
+
+    /// Adds to leased actions what a worker needs to run them.
+    async fn describe(&self, held: Vec<(RunKey, ActionState)>) -> Result<Vec<LeasedAttempt>, ReportError> {
+        let mut runs: HashMap<RunKey, (RunRecord, RunSpec)> = HashMap::new();
+        let mut specs: HashMap<String, Bytes> = HashMap::new();
+        let mut described = Vec::with_capacity(held.len());
+        for (run, state) in held {
+            if !runs.contains_key(&run) {
+                runs.insert(run.clone(), self.run_with_spec(&run).await?);
+            }
+            let (Some((record, spec)), Some(task)) = (runs.get(&run), state.task()) else { continue };
+            let digest = &task.task.digest;
+            if !specs.contains_key(digest) {
+                let bytes = self.store().blob(digest).await.map_err(unavailable)?;
+                specs.insert(digest.clone(), bytes.unwrap_or_default());
+            }
+            let task_spec = specs.get(digest).cloned().unwrap_or_default();
+            if let Some(attempt) = self.describe_one(record, spec, &state, task_spec) {
+                described.push(attempt);
+            }
+        }
+        Ok(described)
+    }
+
+    async fn run_with_spec(&self, run: &RunKey) -> Result<(RunRecord, RunSpec), ReportError> {
+        let record = self.store().run(run).await.map_err(unavailable)?;
+        let record = record.ok_or_else(|| ReportError::Unavailable(format!("run {run} is gone")))?;
+        let bytes = self.store().blob(&record.info.spec_digest).await.map_err(unavailable)?;
+        let spec = RunSpec::decode_from_slice(&bytes.unwrap_or_default())
+            .map_err(|e| ReportError::Unavailable(format!("the specification of run {run} is damaged: {e}")))?;
+        Ok((record, spec))
+    }
+
+    fn describe_one(
+        &self,
+        record: &RunRecord,
+        spec: &RunSpec,
+        state: &ActionState,
+        task_spec: Bytes,
+    ) -> Option<LeasedAttempt> {
+        let (task, attempt, lease) = (state.task()?, state.current()?, state.live_lease()?);
+        let base = task.run_output_base.trim_end_matches('/');
+        let prefix = |number: u32| format!("{base}/{}/{number}", state.name);
+        let previous = attempt.number - 1;
+        let raw = spec.raw_data_storage.as_option().map(|r| r.raw_data_prefix.clone()).unwrap_or_default();
+        let envs = spec.envs.as_option().map(|e| e.values.clone()).unwrap_or_default();
+        Some(LeasedAttempt {
+            lease: LeaseRef {
+                id: AttemptId { run: record.key.clone(), action: state.name.clone(), attempt: attempt.number },
+                token: lease.token,
+            },
+            phase: attempt.phase,
+            parent: state.parent().cloned(),
+            depth: u32::try_from(state.ancestors.len()).unwrap_or(u32::MAX),
+            task_spec,
+            input_uri: task.input_uri.clone(),
+            output_prefix: prefix(attempt.number),
+            run_base: self.data().run_base(&record.key),
+            raw_data_prefix: raw,
+            previous_prefix: if previous == 0 { String::new() } else { prefix(previous) },
+            envs: envs.into_iter().map(|kv| (kv.key, kv.value)).collect(),
+            run_start_time: record.info.start_time,
+        })
+    }
+}

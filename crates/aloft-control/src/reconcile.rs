@@ -1,0 +1,90 @@
+//! The reconcilers: each looks at the state, does a bounded batch, and sleeps until the feed or a timer says that looking
+//! again is worth it. None of them remembers anything, so a restart loses nothing.
+
+use std::{collections::HashMap, time::Duration};
+
+use aloft_core::{ActionName, Command, RunKey};
+use aloft_store::Submission;
+
+use crate::Control;
+
+/// Most actions settled or checked in one go. Small enough for one commit, large enough that a run of thousands is
+/// settled in a few.
+const BATCH: usize = 500;
+
+/// Longest sleep between looks. The feed wakes the loops; this only bounds the harm of a lost hint.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Pause after the store could not be read.
+const TROUBLE: Duration = Duration::from_secs(1);
+
+impl Control {
+    /// Ends what is still live below actions that have ended (design rule 5).
+    pub(crate) async fn settle_loop(&self) {
+        let mut feed = self.store().feed();
+        while !self.stopping().is_cancelled() {
+            feed.mark_unchanged();
+            match self.store().unsettled(BATCH).await {
+                Ok(found) if found.is_empty() => {
+                    tokio::select! {
+                        () = self.stopping().cancelled() => {}
+                        _ = feed.changed() => {}
+                        () = tokio::time::sleep(IDLE) => {}
+                    }
+                }
+                Ok(found) => self.settle(found).await,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for actions to settle");
+                    self.pause(TROUBLE).await;
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, found: Vec<(RunKey, ActionName)>) {
+        let mut by_run: HashMap<RunKey, Vec<ActionName>> = HashMap::new();
+        for (run, action) in found {
+            by_run.entry(run).or_default().push(action);
+        }
+        for (run, actions) in by_run {
+            let submission = Submission::new(run.clone(), Command::Settle { actions });
+            if let Err(error) = self.store().submit(submission).await {
+                tracing::warn!(%error, run = %run, "cannot settle the actions below an ended one");
+                self.pause(TROUBLE).await;
+            }
+        }
+    }
+
+    /// Ends attempts of which a time limit has passed.
+    pub(crate) async fn limits_loop(&self) {
+        let mut feed = self.store().feed();
+        while !self.stopping().is_cancelled() {
+            feed.mark_unchanged();
+            let now = self.now();
+            let next = match self.store().due(now, BATCH).await {
+                Ok((due, next)) => {
+                    for (run, action) in &due {
+                        let submission =
+                            Submission::new(run.clone(), Command::CheckLimits { action: action.clone() });
+                        if let Err(error) = self.store().submit(submission).await {
+                            tracing::warn!(%error, run = %run, action = %action, "cannot check a time limit");
+                        }
+                    }
+                    if !due.is_empty() {
+                        continue;
+                    }
+                    next.map_or(IDLE, |at| at.since(now).min(IDLE))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for time limits");
+                    TROUBLE
+                }
+            };
+            tokio::select! {
+                () = self.stopping().cancelled() => {}
+                _ = feed.changed() => {}
+                () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+}

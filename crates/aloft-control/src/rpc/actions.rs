@@ -1,0 +1,381 @@
+//! What a running task's controller asks: `flyteidl2.actions.ActionsService`, and as thin adapters over the same
+//! functions the older `QueueService` and `StateService`.
+
+use std::collections::HashMap;
+
+use aloft_core::{
+    ActionName, ActionState, Command, ErrorKind, Event, OutputRefs, Phase, Reply, RunKey, Seed, TaskError, TaskSeed,
+    TraceSeed,
+};
+use aloft_flyteidl2::flyteidl2::{
+    actions::{
+        AbortRequest, AbortResponse, EnqueueRequest, EnqueueResponse, WatchForUpdatesRequest, WatchForUpdatesResponse,
+        action, watch_for_updates_request, watch_for_updates_response,
+    },
+    common::{ActionIdentifier, ActionPhase},
+    task::TaskSpec,
+    workflow::{
+        AbortQueuedActionRequest, AbortQueuedActionResponse, AbortQueuedRunRequest, AbortQueuedRunResponse,
+        ActionUpdate, ControlMessage, EnqueueActionRequest, EnqueueActionResponse, TaskAction, TraceAction,
+        WatchRequest, WatchResponse, enqueue_action_request, watch_request, watch_response,
+    },
+};
+use aloft_store::{Blob, Submission, Which};
+use buffa::Message as _;
+use connectrpc::ConnectError;
+use futures::{Stream, StreamExt as _};
+
+use super::{
+    convert,
+    error::{Answer, invalid, not_found, wire},
+    run, task,
+    watch::{self, Watched},
+};
+use crate::Control;
+
+/// An enqueue, whichever service it came through.
+struct Enqueue<'r> {
+    action_id: Option<&'r ActionIdentifier>,
+    parent: &'r str,
+    input_uri: &'r str,
+    run_output_base: &'r str,
+    group: &'r str,
+    work: Work<'r>,
+}
+
+enum Work<'r> {
+    Task(&'r TaskAction),
+    Trace(&'r TraceAction),
+    Condition,
+    Nothing,
+}
+
+async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
+    let (run, action) = control.action_id(request.action_id)?;
+    if action.is_root() {
+        return Err(invalid("action_id.name: a0 is the run's first action and is created by CreateRun"));
+    }
+    let parent = if request.parent.is_empty() { "a0" } else { request.parent };
+    let parent = ActionName::new(parent).map_err(wire)?;
+    for (field, uri) in [("input_uri", request.input_uri), ("run_output_base", request.run_output_base)] {
+        if !uri.is_empty() && !control.data().owns(&run.scope, uri) {
+            return Err(invalid(format!("{field}: {uri} is not in the storage of project {}", run.scope.project)));
+        }
+    }
+    let (seed, blobs) = match request.work {
+        Work::Task(task) => task_seed(control, &run, &request, task).await?,
+        Work::Trace(trace) => trace_seed(control, &run, trace)?,
+        Work::Condition => {
+            // INVALID_ARGUMENT and not UNIMPLEMENTED: the SDK would try the latter a hundred times.
+            return Err(invalid("spec: conditions are not built yet; use an input or a queue until they are"));
+        }
+        Work::Nothing => return Err(invalid("spec: task or trace is required")),
+    };
+    let command = Command::Enqueue { action, parent, group: request.group.to_owned(), seed: Box::new(seed) };
+    control.store().submit(Submission { run, command, blobs }).await.map_err(wire)
+}
+
+async fn task_seed(
+    control: &Control,
+    run: &RunKey,
+    request: &Enqueue<'_>,
+    task: &TaskAction,
+) -> Answer<(Seed, Vec<Blob>)> {
+    let stored;
+    let spec: &TaskSpec = match (task.spec.as_option(), task.id.as_option()) {
+        (Some(spec), _) => spec,
+        (None, Some(id)) => {
+            stored = task::stored_spec(control, id).await?;
+            &stored
+        }
+        (None, None) => return Err(invalid("task.spec: is required")),
+    };
+    let spec = convert::spec(spec)?;
+    if request.input_uri.is_empty() {
+        return Err(invalid("input_uri: is required for a task"));
+    }
+    let base = if request.run_output_base.is_empty() {
+        control.data().run_base(run)
+    } else {
+        request.run_output_base.to_owned()
+    };
+    let seed = TaskSeed {
+        task: spec.task,
+        policy: spec.policy,
+        input_uri: run::inputs_file(request.input_uri),
+        run_output_base: base,
+        cache_key: task.cache_key.as_option().map(|k| k.value.clone()).unwrap_or_default(),
+    };
+    Ok((Seed::Task(seed), vec![spec.blob]))
+}
+
+fn trace_seed(control: &Control, run: &RunKey, trace: &TraceAction) -> Answer<(Seed, Vec<Blob>)> {
+    let phase = match trace.phase.as_known() {
+        Some(ActionPhase::ACTION_PHASE_FAILED) => Phase::Failed,
+        Some(ActionPhase::ACTION_PHASE_SUCCEEDED) => Phase::Succeeded,
+        Some(ActionPhase::ACTION_PHASE_ABORTED) => Phase::Aborted,
+        Some(ActionPhase::ACTION_PHASE_TIMED_OUT) => Phase::TimedOut,
+        _ => return Err(invalid("trace.phase: a trace is recorded when it has ended: SUCCEEDED or FAILED")),
+    };
+    let refs = trace.outputs.as_option();
+    let outputs = OutputRefs {
+        output_uri: refs.map(|o| o.output_uri.clone()).unwrap_or_default(),
+        report_uri: refs.map(|o| o.report_uri.clone()).unwrap_or_default(),
+    };
+    if !outputs.output_uri.is_empty() && !control.data().owns(&run.scope, &outputs.output_uri) {
+        return Err(invalid(format!(
+            "trace.outputs.output_uri: {} is not in the storage of project {}",
+            outputs.output_uri, run.scope.project
+        )));
+    }
+    let now = control.now();
+    let ended_at = trace.end_time.as_option().map_or(now, convert::time);
+    let blob = trace.spec.as_option().map(|spec| convert::blob(spec.encode_to_bytes()));
+    let failed = phase != Phase::Succeeded;
+    let error = failed.then(|| {
+        let message = format!("the traced function {} raised an exception; its parent's log has it", trace.name);
+        TaskError::new("TraceFailed", message, ErrorKind::User, false)
+    });
+    let seed = TraceSeed {
+        name: trace.name.clone(),
+        phase,
+        started_at: trace.start_time.as_option().map_or(now, convert::time),
+        ended_at,
+        outputs,
+        error,
+        spec_digest: blob.as_ref().map(|b| b.digest.clone()).unwrap_or_default(),
+    };
+    Ok((Seed::Trace(seed), blob.into_iter().collect()))
+}
+
+pub(super) async fn enqueue(control: &Control, request: EnqueueRequest) -> Answer<EnqueueResponse> {
+    let action = request.action.as_option().ok_or_else(|| invalid("action: is required"))?;
+    let work = match &action.spec {
+        Some(action::Spec::Task(task)) => Work::Task(task),
+        Some(action::Spec::Trace(trace)) => Work::Trace(trace),
+        Some(action::Spec::Condition(_)) => Work::Condition,
+        None => Work::Nothing,
+    };
+    let enqueue = Enqueue {
+        action_id: action.action_id.as_option(),
+        parent: action.parent_action_name.as_deref().unwrap_or_default(),
+        input_uri: &action.input_uri,
+        run_output_base: &action.run_output_base,
+        group: &action.group,
+        work,
+    };
+    do_enqueue(control, enqueue).await?;
+    Ok(EnqueueResponse::default())
+}
+
+pub(super) async fn enqueue_queued(control: &Control, request: EnqueueActionRequest) -> Answer<EnqueueActionResponse> {
+    let work = match &request.spec {
+        Some(enqueue_action_request::Spec::Task(task)) => Work::Task(task),
+        Some(enqueue_action_request::Spec::Trace(trace)) => Work::Trace(trace),
+        Some(enqueue_action_request::Spec::Condition(_)) => Work::Condition,
+        None => Work::Nothing,
+    };
+    let enqueue = Enqueue {
+        action_id: request.action_id.as_option(),
+        parent: request.parent_action_name.as_deref().unwrap_or_default(),
+        input_uri: &request.input_uri,
+        run_output_base: &request.run_output_base,
+        group: &request.group,
+        work,
+    };
+    do_enqueue(control, enqueue).await?;
+    Ok(EnqueueActionResponse::default())
+}
+
+pub(super) async fn abort(control: &Control, request: AbortRequest) -> Answer<AbortResponse> {
+    let (run, action) = control.action_id(request.action_id.as_option())?;
+    run::abort(control, run, action, request.reason.as_deref().unwrap_or_default()).await?;
+    Ok(AbortResponse::default())
+}
+
+pub(super) async fn abort_queued_action(
+    control: &Control,
+    request: AbortQueuedActionRequest,
+) -> Answer<AbortQueuedActionResponse> {
+    let (run, action) = control.action_id(request.action_id.as_option())?;
+    run::abort(control, run, action, request.reason.as_deref().unwrap_or_default()).await?;
+    Ok(AbortQueuedActionResponse::default())
+}
+
+pub(super) async fn abort_queued_run(
+    control: &Control,
+    request: AbortQueuedRunRequest,
+) -> Answer<AbortQueuedRunResponse> {
+    let run = control.run_id(request.run_id.as_option())?;
+    run::find_record(control, &run).await?;
+    run::abort(control, run, ActionName::root(), request.reason.as_deref().unwrap_or_default()).await?;
+    Ok(AbortQueuedRunResponse::default())
+}
+
+// === Watch ===
+
+/// What a parent's informer hears.
+enum Update {
+    Action(Box<ActionUpdate>),
+    /// The snapshot is complete, or the stream is alive.
+    Sentinel,
+}
+
+fn update(run: &RunKey, state: &ActionState) -> ActionUpdate {
+    ActionUpdate {
+        action_id: convert::action_id(run, &state.name).into(),
+        phase: convert::phase(state.phase).into(),
+        error: state.error.as_ref().map(|e| convert::execution_error(e, state.ended_at)).into(),
+        output_uri: output_uri(state),
+        ..Default::default()
+    }
+}
+
+/// Where the action's outputs are or will be. Named in every phase: the SDK warns about an update that has none.
+fn output_uri(state: &ActionState) -> String {
+    match (state.task(), state.current()) {
+        (Some(task), Some(attempt)) if state.outputs.output_uri.is_empty() => {
+            format!("{}/{}/{}", task.run_output_base.trim_end_matches('/'), state.name, attempt.number)
+        }
+        _ => state.outputs.output_uri.clone(),
+    }
+}
+
+/// The children of one action: a snapshot, a sentinel, then every change in order, with heartbeats.
+///
+/// A message is sent only when a child's phase differs from the one sent before: `merge_state` in the SDK reads error and
+/// output only when the phase changes, so they travel in the message of the terminal phase (contract, 6.3).
+fn children(control: Control, run: RunKey, parent: ActionName) -> impl Stream<Item = Answer<Update>> + Send {
+    let watched = Watched::new(&control, run.clone());
+    let start = Children { control, run, parent, watched, sent: HashMap::new(), seq: None, above: Vec::new() };
+    futures::stream::unfold(Some(start), |state| async move {
+        let mut state = state?;
+        match state.next().await {
+            Ok(batch) => Some((Ok(batch), Some(state))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .flat_map(|batch| {
+        let items: Vec<Answer<Update>> = match batch {
+            Ok(updates) => updates.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        futures::stream::iter(items)
+    })
+}
+
+struct Children {
+    control: Control,
+    run: RunKey,
+    parent: ActionName,
+    watched: Watched,
+    /// The phase last sent of each child.
+    sent: HashMap<ActionName, Phase>,
+    /// The number up to which the log has been read; `None` before the snapshot.
+    seq: Option<u64>,
+    /// The parent and what is above it: when one of them ends, every live child does.
+    above: Vec<ActionName>,
+}
+
+impl Children {
+    async fn next(&mut self) -> Answer<Vec<Update>> {
+        let Some(seq) = self.seq else {
+            let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
+            self.above = parent.ancestors;
+            self.above.push(parent.name);
+            let mut updates = self.snapshot().await?;
+            updates.push(Update::Sentinel);
+            return Ok(updates);
+        };
+        loop {
+            let events = self.watched.events_after(seq).await?;
+            let Some(last) = events.last() else {
+                match self.watched.changed().await? {
+                    watch::Woken::Changed => continue,
+                    watch::Woken::Heartbeat => return Ok(vec![Update::Sentinel]),
+                }
+            };
+            // Any terminal event above ends the children by one record, theirs follow later: read them all again.
+            let above_ended = events.iter().any(|e| {
+                self.above.contains(e.event.action())
+                    && !matches!(e.event, Event::Created { .. } | Event::Leased { .. } | Event::Progressed { .. })
+            });
+            if above_ended {
+                return self.snapshot().await;
+            }
+            self.seq = Some(last.seq);
+            let mut names: Vec<&ActionName> = events.iter().map(|e| e.event.action()).collect();
+            names.sort();
+            names.dedup();
+            let mine: Vec<ActionName> = names
+                .into_iter()
+                .filter(|name| {
+                    self.sent.contains_key(*name)
+                        || events.iter().any(|e| {
+                            matches!(&e.event, Event::Created { action, ancestors, .. }
+                                if action == *name && ancestors.last() == Some(&self.parent))
+                        })
+                })
+                .cloned()
+                .collect();
+            let mut updates = Vec::new();
+            for name in mine {
+                let state = run::find_action(&self.control, &self.run, &name).await?;
+                updates.extend(self.changed(&state));
+            }
+            return Ok(updates);
+        }
+    }
+
+    async fn snapshot(&mut self) -> Answer<Vec<Update>> {
+        let which = Which::ChildrenOf(self.parent.clone());
+        let snapshot = self.control.store().snapshot(&self.run, which).await.map_err(wire)?;
+        let snapshot = snapshot.ok_or_else(|| not_found(format!("run {} does not exist", self.run.name)))?;
+        self.seq = Some(snapshot.seq);
+        Ok(snapshot.actions.iter().filter_map(|state| self.changed(state)).collect())
+    }
+
+    fn changed(&mut self, state: &ActionState) -> Option<Update> {
+        let before = self.sent.insert(state.name.clone(), state.phase);
+        (before != Some(state.phase)).then(|| Update::Action(Box::new(update(&self.run, state))))
+    }
+}
+
+pub(super) type Messages<T> = futures::stream::BoxStream<'static, Result<T, ConnectError>>;
+
+pub(super) async fn watch_for_updates(
+    control: Control,
+    request: WatchForUpdatesRequest,
+) -> Answer<Messages<WatchForUpdatesResponse>> {
+    let Some(watch_for_updates_request::Filter::ParentActionId(id)) = &request.filter else {
+        return Err(invalid("parent_action_id: is required"));
+    };
+    let (run, parent) = control.action_id(Some(id))?;
+    let messages = children(control, run, parent).map(|item| {
+        item.map(|update| WatchForUpdatesResponse {
+            message: Some(match update {
+                Update::Action(update) => watch_for_updates_response::Message::ActionUpdate(update),
+                Update::Sentinel => ControlMessage { sentinel: true, ..Default::default() }.into(),
+            }),
+            ..Default::default()
+        })
+    });
+    Ok(messages.boxed())
+}
+
+pub(super) async fn watch_state(control: Control, request: WatchRequest) -> Answer<Messages<WatchResponse>> {
+    let Some(watch_request::Filter::ParentActionId(id)) = &request.filter else {
+        return Err(invalid("parent_action_id: is required"));
+    };
+    let (run, parent) = control.action_id(Some(id))?;
+    let messages = children(control, run, parent).map(|item| {
+        item.map(|update| WatchResponse {
+            message: Some(match update {
+                Update::Action(update) => watch_response::Message::ActionUpdate(update),
+                Update::Sentinel => ControlMessage { sentinel: true, ..Default::default() }.into(),
+            }),
+            ..Default::default()
+        })
+    });
+    Ok(messages.boxed())
+}

@@ -1,0 +1,519 @@
+//! Between the wire's types and the core's.
+
+use std::time::Duration;
+
+use aloft_core::{
+    ActionKind, ActionName, ActionState, Attempt, Backoff, ErrorKind, OutputRefs, Phase, RunKey, Scope, Seed, Subject,
+    TaskError, TaskPolicy, TaskRef, Time,
+};
+use aloft_flyteidl2::flyteidl2::{
+    common::{
+        ActionIdentifier, ActionPhase, EnrichedIdentity, ProjectIdentifier, RunIdentifier, User, UserIdentifier,
+        UserSpec,
+    },
+    core::{ExecutionError, TaskLog, container_error, execution_error, task_template},
+    task::{OutputReferences, TaskIdentifier, TaskSpec, TraceSpec},
+    workflow::{
+        AbortInfo, Action, ActionAttempt, ActionDetails, ActionMetadata, ActionStatus, ActionType, ErrorInfo,
+        PhaseTransition, TaskActionMetadata, TraceActionMetadata, action_details, action_metadata, error_info,
+    },
+};
+use aloft_store::{Blob, RunRecord};
+use buffa::Message as _;
+use buffa_types::google::protobuf::{Duration as WireDuration, Struct, Timestamp, Value, value};
+use sha2::{Digest as _, Sha256};
+
+use super::error::{Answer, invalid, wire};
+use crate::Control;
+
+/// Largest task specification that is stored, in bytes (design rule 7: bounded metadata).
+const MAX_SPEC: usize = 8 << 20;
+
+impl Control {
+    /// The organisation a request means: an empty one is the default.
+    pub(super) fn org(&self, org: &str) -> String {
+        if org.is_empty() { self.settings().default_org.clone() } else { org.to_owned() }
+    }
+
+    /// A checked scope.
+    pub(super) fn scope(&self, org: &str, project: &str, domain: &str) -> Answer<Scope> {
+        Scope::new(&self.org(org), project, domain).map_err(wire)
+    }
+
+    /// The scope a project identifier names.
+    pub(super) fn project_scope(&self, id: &ProjectIdentifier) -> Answer<Scope> {
+        self.scope(&id.organization, &id.name, &id.domain)
+    }
+
+    /// The run a request names.
+    pub(super) fn run_id(&self, id: Option<&RunIdentifier>) -> Answer<RunKey> {
+        let id = id.ok_or_else(|| invalid("run_id: is required"))?;
+        RunKey::new(self.scope(&id.org, &id.project, &id.domain)?, &id.name).map_err(wire)
+    }
+
+    /// The action a request names.
+    pub(super) fn action_id(&self, id: Option<&ActionIdentifier>) -> Answer<(RunKey, ActionName)> {
+        let id = id.ok_or_else(|| invalid("action_id: is required"))?;
+        let run = self.run_id(id.run.as_option())?;
+        Ok((run, ActionName::new(&id.name).map_err(wire)?))
+    }
+}
+
+pub(super) fn run_id(run: &RunKey) -> RunIdentifier {
+    RunIdentifier {
+        org: run.scope.org.clone(),
+        project: run.scope.project.clone(),
+        domain: run.scope.domain.clone(),
+        name: run.name.clone(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn action_id(run: &RunKey, action: &ActionName) -> ActionIdentifier {
+    ActionIdentifier { run: run_id(run).into(), name: action.as_str().to_owned(), ..Default::default() }
+}
+
+pub(super) fn timestamp(at: Time) -> Timestamp {
+    let micros = at.as_micros();
+    let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or(0);
+    Timestamp { seconds: micros.div_euclid(1_000_000), nanos, ..Default::default() }
+}
+
+pub(super) fn time(at: &Timestamp) -> Time {
+    Time::from_micros(at.seconds.saturating_mul(1_000_000).saturating_add(i64::from(at.nanos) / 1000))
+}
+
+pub(super) fn millis(length: &WireDuration) -> u64 {
+    let ms = length.seconds.saturating_mul(1000).saturating_add(i64::from(length.nanos) / 1_000_000);
+    u64::try_from(ms).unwrap_or(0)
+}
+
+pub(super) fn length(wire: &WireDuration) -> Duration {
+    Duration::from_millis(millis(wire))
+}
+
+pub(super) fn phase(phase: Phase) -> ActionPhase {
+    match phase {
+        Phase::Queued => ActionPhase::ACTION_PHASE_QUEUED,
+        Phase::WaitingForResources => ActionPhase::ACTION_PHASE_WAITING_FOR_RESOURCES,
+        Phase::Initializing => ActionPhase::ACTION_PHASE_INITIALIZING,
+        Phase::Running => ActionPhase::ACTION_PHASE_RUNNING,
+        Phase::Succeeded => ActionPhase::ACTION_PHASE_SUCCEEDED,
+        Phase::Failed => ActionPhase::ACTION_PHASE_FAILED,
+        Phase::Aborted => ActionPhase::ACTION_PHASE_ABORTED,
+        Phase::TimedOut => ActionPhase::ACTION_PHASE_TIMED_OUT,
+        Phase::Paused => ActionPhase::ACTION_PHASE_PAUSED,
+        Phase::Recovered => ActionPhase::ACTION_PHASE_RECOVERED,
+    }
+}
+
+pub(super) fn identity(subject: &Subject) -> EnrichedIdentity {
+    let user = User {
+        id: UserIdentifier { subject: subject.id.clone(), ..Default::default() }.into(),
+        spec: UserSpec {
+            first_name: subject.name.clone(),
+            email: subject.email.clone(),
+            user_handle: subject.id.clone(),
+            ..Default::default()
+        }
+        .into(),
+        ..Default::default()
+    };
+    EnrichedIdentity { principal: Some(user.into()), ..Default::default() }
+}
+
+// === Task specifications ===
+
+/// A task specification to store, and what the core decides on.
+pub(super) struct Spec {
+    pub(super) blob: Blob,
+    pub(super) task: TaskRef,
+    pub(super) policy: TaskPolicy,
+}
+
+/// Reads what a task specification declares, and names it by its content.
+pub(super) fn spec(spec: &TaskSpec) -> Answer<Spec> {
+    let template = spec.task_template.as_option().ok_or_else(|| invalid("task_spec.task_template: is required"))?;
+    let id = template.id.as_option().ok_or_else(|| invalid("task_spec.task_template.id: is required"))?;
+    if id.name.is_empty() || id.name.len() > 255 {
+        return Err(invalid("task_spec.task_template.id.name: must have 1 to 255 bytes"));
+    }
+    if id.version.len() > 255 {
+        return Err(invalid("task_spec.task_template.id.version: is longer than 255 bytes"));
+    }
+    let bytes = spec.encode_to_bytes();
+    if bytes.len() > MAX_SPEC {
+        return Err(invalid(format!(
+            "task_spec: has {} bytes, more than the {MAX_SPEC} allowed; pass large defaults as files",
+            bytes.len()
+        )));
+    }
+    let digest = digest(spec);
+    let environment = spec.environment.as_option().map(|e| e.name.clone()).unwrap_or_default();
+    let task = TaskRef {
+        digest: digest.clone(),
+        project: id.project.clone(),
+        domain: id.domain.clone(),
+        name: id.name.clone(),
+        version: id.version.clone(),
+        task_type: template.r#type.clone(),
+        short_name: if spec.short_name.is_empty() { id.name.clone() } else { spec.short_name.clone() },
+        environment,
+    };
+    Ok(Spec { blob: Blob { digest, bytes }, task, policy: policy(template) })
+}
+
+fn policy(template: &aloft_flyteidl2::flyteidl2::core::TaskTemplate) -> TaskPolicy {
+    let Some(metadata) = template.metadata.as_option() else { return TaskPolicy::default() };
+    let retries = metadata.retries.as_option();
+    let timeouts = metadata.timeouts.as_option();
+    let positive = |d: Option<&WireDuration>| d.map(millis).filter(|ms| *ms > 0);
+    TaskPolicy {
+        retries: retries.map_or(0, |r| r.retries),
+        backoff: retries.and_then(|r| r.backoff.as_option()).map(|b| Backoff {
+            base_ms: b.base.as_option().map_or(0, millis),
+            factor: b.factor.unwrap_or(1.0),
+            cap_ms: positive(b.cap.as_option()),
+        }),
+        max_runtime_ms: positive(metadata.timeout.as_option()),
+        queued_timeout_ms: positive(timeouts.and_then(|t| t.queued_timeout.as_option())),
+        deadline_ms: positive(timeouts.and_then(|t| t.deadline.as_option())),
+    }
+}
+
+/// The digest of what a specification says. Its `custom` part is a map without an order, so it is hashed apart, in order.
+fn digest(spec: &TaskSpec) -> String {
+    let mut spec = spec.clone();
+    let custom = spec.task_template.as_option_mut().and_then(|t| t.custom.take());
+    let mut hash = Sha256::new();
+    hash.update(spec.encode_to_vec());
+    if let Some(custom) = custom {
+        hash_struct(&mut hash, &custom);
+    }
+    hex(&hash.finalize())
+}
+
+fn hash_struct(hash: &mut Sha256, fields: &Struct) {
+    let mut keys: Vec<_> = fields.fields.iter().collect();
+    keys.sort_by(|a, b| a.0.cmp(b.0));
+    hash.update((keys.len() as u64).to_be_bytes());
+    for (key, value) in keys {
+        hash.update((key.len() as u64).to_be_bytes());
+        hash.update(key.as_bytes());
+        hash_value(hash, value);
+    }
+}
+
+fn hash_value(hash: &mut Sha256, value: &Value) {
+    match &value.kind {
+        None => hash.update([0]),
+        Some(value::Kind::NullValue(_)) => hash.update([1]),
+        Some(value::Kind::NumberValue(n)) => {
+            hash.update([2]);
+            hash.update(n.to_be_bytes());
+        }
+        Some(value::Kind::StringValue(s)) => {
+            hash.update([3]);
+            hash.update((s.len() as u64).to_be_bytes());
+            hash.update(s.as_bytes());
+        }
+        Some(value::Kind::BoolValue(b)) => hash.update([4, u8::from(*b)]),
+        Some(value::Kind::StructValue(s)) => {
+            hash.update([5]);
+            hash_struct(hash, s);
+        }
+        Some(value::Kind::ListValue(list)) => {
+            hash.update([6]);
+            hash.update((list.values.len() as u64).to_be_bytes());
+            list.values.iter().for_each(|v| hash_value(hash, v));
+        }
+    }
+}
+
+/// Bytes to store under their own digest.
+pub(super) fn blob(bytes: bytes::Bytes) -> Blob {
+    Blob { digest: hex(&Sha256::digest(&bytes)), bytes }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
+
+/// The URIs of what a task loads its code from: the declared bundle, and what its arguments name.
+pub(super) fn bundle_uris(spec: &TaskSpec) -> Vec<String> {
+    let Some(template) = spec.task_template.as_option() else { return Vec::new() };
+    let mut uris = Vec::new();
+    if let Some(metadata) = template.metadata.as_option().filter(|m| !m.code_bundle_uri.is_empty()) {
+        uris.push(metadata.code_bundle_uri.clone());
+    }
+    if let Some(task_template::Target::Container(container)) = &template.target {
+        let named = container.args.windows(2).filter(|pair| matches!(pair[0].as_str(), "--tgz" | "--pkl"));
+        uris.extend(named.map(|pair| pair[1].clone()));
+    }
+    uris.sort();
+    uris.dedup();
+    uris
+}
+
+/// The image a task runs in.
+pub(super) fn image(spec: &TaskSpec) -> Option<&str> {
+    match &spec.task_template.as_option()?.target {
+        Some(task_template::Target::Container(container)) => Some(container.image.as_str()),
+        _ => None,
+    }
+}
+
+// === Errors ===
+
+fn error_kind(kind: ErrorKind) -> execution_error::ErrorKind {
+    match kind {
+        ErrorKind::Unknown => execution_error::ErrorKind::UNKNOWN,
+        ErrorKind::User => execution_error::ErrorKind::USER,
+        ErrorKind::System => execution_error::ErrorKind::SYSTEM,
+    }
+}
+
+pub(super) fn execution_error(error: &TaskError, at: Option<Time>) -> ExecutionError {
+    let recoverability = if error.recoverable {
+        container_error::Kind::RECOVERABLE
+    } else {
+        container_error::Kind::NON_RECOVERABLE
+    };
+    ExecutionError {
+        code: error.code.clone(),
+        message: error.message.clone(),
+        kind: error_kind(error.kind).into(),
+        timestamp: at.map(timestamp).into(),
+        recoverability: recoverability.into(),
+        ..Default::default()
+    }
+}
+
+fn error_info(error: &TaskError) -> ErrorInfo {
+    let kind = match error.kind {
+        ErrorKind::User => error_info::Kind::KIND_USER,
+        ErrorKind::System => error_info::Kind::KIND_SYSTEM,
+        ErrorKind::Unknown => error_info::Kind::KIND_UNSPECIFIED,
+    };
+    ErrorInfo { message: error.message.clone(), code: error.code.clone(), kind: kind.into(), ..Default::default() }
+}
+
+// === Actions ===
+
+pub(super) fn outputs(outputs: &OutputRefs) -> OutputReferences {
+    OutputReferences {
+        output_uri: outputs.output_uri.clone(),
+        report_uri: outputs.report_uri.clone(),
+        ..Default::default()
+    }
+}
+
+fn metadata(run: &RunRecord, state: &ActionState) -> ActionMetadata {
+    let mut metadata = ActionMetadata {
+        parent: state.parent().map(ToString::to_string).unwrap_or_default(),
+        group: state.group.clone(),
+        executed_by: identity(&run.info.created_by).into(),
+        action_type: match state.kind() {
+            ActionKind::Task => ActionType::ACTION_TYPE_TASK,
+            ActionKind::Trace => ActionType::ACTION_TYPE_TRACE,
+        }
+        .into(),
+        source: run.info.source.into(),
+        ..Default::default()
+    };
+    match &state.seed {
+        Seed::Task(seed) => {
+            let task = &seed.task;
+            metadata.environment_name.clone_from(&task.environment);
+            metadata.funtion_name.clone_from(&task.short_name);
+            metadata.spec = Some(action_metadata::Spec::from(TaskActionMetadata {
+                id: task_id(&run.key.scope.org, task).into(),
+                task_type: task.task_type.clone(),
+                short_name: task.short_name.clone(),
+                ..Default::default()
+            }));
+        }
+        Seed::Trace(trace) => {
+            metadata.funtion_name.clone_from(&trace.name);
+            metadata.spec = Some(action_metadata::Spec::from(TraceActionMetadata {
+                name: trace.name.clone(),
+                ..Default::default()
+            }));
+        }
+    }
+    metadata
+}
+
+fn task_id(org: &str, task: &TaskRef) -> TaskIdentifier {
+    TaskIdentifier {
+        org: org.to_owned(),
+        project: task.project.clone(),
+        domain: task.domain.clone(),
+        name: task.name.clone(),
+        version: task.version.clone(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn status(state: &ActionState) -> ActionStatus {
+    ActionStatus {
+        phase: phase(state.phase).into(),
+        start_time: timestamp(state.created_at).into(),
+        end_time: state.ended_at.map(timestamp).into(),
+        attempts: u32::try_from(state.attempts.len()).unwrap_or(u32::MAX),
+        duration_ms: state.ended_at.map(|end| u64::try_from(end.since(state.created_at).as_millis()).unwrap_or(u64::MAX)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn action(run: &RunRecord, state: &ActionState) -> Action {
+    Action {
+        id: action_id(&run.key, &state.name).into(),
+        metadata: metadata(run, state).into(),
+        status: status(state).into(),
+        ..Default::default()
+    }
+}
+
+/// Whether an attempt has a log: its process was started.
+fn has_log(attempt: &Attempt) -> bool {
+    attempt.entered(Phase::Running).is_some()
+}
+
+fn attempt(control: &Control, run: &RunRecord, state: &ActionState, attempt: &Attempt, links: &[TaskLog]) -> ActionAttempt {
+    let ends = attempt.transitions.iter().skip(1).map(|t| Some(t.at)).chain([None]);
+    let transitions = attempt.transitions.iter().zip(ends).map(|(t, end)| PhaseTransition {
+        phase: phase(t.phase).into(),
+        start_time: timestamp(t.at).into(),
+        end_time: end.or(attempt.ended_at.filter(|_| t.phase.is_terminal())).map(timestamp).into(),
+        ..Default::default()
+    });
+    let page = format!("{}?i={}&attempt={}", control.run_url(&run.key), state.name, attempt.number);
+    let logs = TaskLog { uri: page, name: "Logs".to_owned(), ready: has_log(attempt), ..Default::default() };
+    let rendered = links.iter().map(|link| TaskLog {
+        uri: render_link(&link.uri, run, state, attempt),
+        ready: has_log(attempt),
+        ..link.clone()
+    });
+    ActionAttempt {
+        phase: phase(attempt.phase).into(),
+        start_time: timestamp(attempt.created_at()).into(),
+        end_time: attempt.ended_at.map(timestamp).into(),
+        error_info: attempt.error.as_ref().map(error_info).into(),
+        attempt: attempt.number,
+        log_info: std::iter::once(logs).chain(rendered).collect(),
+        outputs: outputs(&attempt.outputs).into(),
+        logs_available: has_log(attempt),
+        phase_transitions: transitions.collect(),
+        cluster: control.settings().cluster.clone(),
+        ..Default::default()
+    }
+}
+
+/// Fills the placeholders of a declared link (contract, 5.1).
+fn render_link(template: &str, run: &RunRecord, state: &ActionState, attempt: &Attempt) -> String {
+    let scope = &run.key.scope;
+    let attempt_number = attempt.number.to_string();
+    let pod = format!("{}-{}-{}", run.key.name, state.name, attempt.number - 1);
+    let values = [
+        ("runName", run.key.name.as_str()),
+        ("actionName", state.name.as_str()),
+        ("podName", pod.as_str()),
+        ("attempt", attempt_number.as_str()),
+        ("executionProject", scope.project.as_str()),
+        ("executionDomain", scope.domain.as_str()),
+        ("executionOrg", scope.org.as_str()),
+    ];
+    values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{.{name}}}}}"), value))
+}
+
+/// Everything about an action. `stored` is its task specification, or its trace's.
+pub(super) fn details(
+    control: &Control,
+    run: &RunRecord,
+    state: &ActionState,
+    stored: Option<bytes::Bytes>,
+) -> Answer<ActionDetails> {
+    let damaged = |e: buffa::DecodeError| wire(aloft_store::StoreError::Corrupt(format!("a task specification: {e}")));
+    let stored = stored.unwrap_or_default();
+    let mut links = Vec::new();
+    let spec = match &state.seed {
+        Seed::Task(_) => {
+            let spec = TaskSpec::decode_from_slice(&stored).map_err(damaged)?;
+            let metadata = spec.task_template.as_option().and_then(|t| t.metadata.as_option());
+            links = metadata.map(|m| m.log_links.clone()).unwrap_or_default();
+            action_details::Spec::from(spec)
+        }
+        Seed::Trace(_) => action_details::Spec::from(TraceSpec::decode_from_slice(&stored).map_err(damaged)?),
+    };
+    let result = match (&state.aborted, &state.error) {
+        (Some(by), _) => {
+            let subject = Subject { id: by.subject.clone(), name: by.subject.clone(), email: String::new() };
+            let aborted_by =
+                if by.subject.is_empty() { None.into() } else { identity(&subject).into() };
+            Some(action_details::Result::from(AbortInfo { reason: by.reason.clone(), aborted_by, ..Default::default() }))
+        }
+        (None, Some(error)) => Some(action_details::Result::from(error_info(error))),
+        (None, None) => None,
+    };
+    let mut attempts: Vec<_> = state.attempts.iter().map(|a| attempt(control, run, state, a, &links)).collect();
+    if let Seed::Trace(trace) = &state.seed {
+        // A trace ran once, in its parent's process; the console and the CLI read its outputs from an attempt.
+        attempts.push(ActionAttempt {
+            phase: phase(state.phase).into(),
+            start_time: timestamp(trace.started_at).into(),
+            end_time: timestamp(trace.ended_at).into(),
+            attempt: 1,
+            outputs: outputs(&trace.outputs).into(),
+            error_info: state.error.as_ref().map(error_info).into(),
+            ..Default::default()
+        });
+    }
+    Ok(ActionDetails {
+        id: action_id(&run.key, &state.name).into(),
+        metadata: metadata(run, state).into(),
+        status: status(state).into(),
+        attempts,
+        result,
+        spec: Some(spec),
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use aloft_flyteidl2::flyteidl2::core::{Identifier, TaskTemplate};
+
+    use super::*;
+
+    fn task(fields: &[(&str, f64)]) -> TaskSpec {
+        let custom = Struct {
+            fields: fields.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect(),
+            ..Default::default()
+        };
+        let id = Identifier { name: "env.f".into(), version: "1".into(), ..Default::default() };
+        let template = TaskTemplate { id: id.into(), custom: custom.into(), ..Default::default() };
+        TaskSpec { task_template: template.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn the_digest_of_a_specification_does_not_depend_on_the_order_of_maps() {
+        let names: Vec<String> = (0..50).map(|i| format!("k{i}")).collect();
+        let forward: Vec<_> = names.iter().map(|n| (n.as_str(), 1.0)).collect();
+        let backward: Vec<_> = forward.iter().rev().copied().collect();
+        assert_eq!(digest(&task(&forward)), digest(&task(&backward)));
+        assert_ne!(digest(&task(&forward)), digest(&task(&forward[1..])));
+    }
+
+    #[test]
+    fn times_survive_the_wire() {
+        for micros in [0, 1, -1, 1_700_000_000_123_456, -1_500_000] {
+            let at = Time::from_micros(micros);
+            assert_eq!(time(&timestamp(at)), at);
+        }
+    }
+}

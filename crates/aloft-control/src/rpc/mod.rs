@@ -1,0 +1,140 @@
+//! The services of the contract. One file per service or group of them; this one says which RPC is served by what.
+//!
+//! An RPC that no line here names is answered UNIMPLEMENTED with its name.
+
+mod actions;
+mod convert;
+mod data;
+mod error;
+mod identity;
+mod list;
+mod project;
+mod run;
+mod task;
+mod translator;
+mod watch;
+
+use connectrpc::{ConnectRpcService, Response, Router, handler_fn, streaming_handler_fn};
+
+use crate::Control;
+
+/// Bounds of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest request body on the wire, in bytes.
+    pub body: usize,
+    /// Largest request message once decompressed, in bytes.
+    pub message: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // Inline inputs and task specs with pickled defaults are the largest honest messages; the SDK offloads what is
+        // larger than a few MB.
+        Self { body: 16 << 20, message: 32 << 20 }
+    }
+}
+
+macro_rules! routes {
+    ($router:expr, $control:expr, $($service:literal { $($kind:ident $method:literal => $path:path),* $(,)? })*) => {{
+        let mut router: Router = $router;
+        $($({
+            let control: Control = $control.clone();
+            router = routes!(@one $kind router, concat!("flyteidl2.", $service), $method, control, $path);
+        })*)*
+        router
+    }};
+    (@one call $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
+        $router.route($service, $method, handler_fn(move |_ctx, request| {
+            let control = $control.clone();
+            async move { $path(&control, request).await.map(Response::new) }
+        }))
+    };
+    (@one read $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
+        $router.route_idempotent($service, $method, handler_fn(move |_ctx, request| {
+            let control = $control.clone();
+            async move { $path(&control, request).await.map(Response::new) }
+        }))
+    };
+    (@one stream $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
+        $router.route_server_stream($service, $method, streaming_handler_fn(move |_ctx, request| {
+            let control = $control.clone();
+            async move { $path(control, request).await.map(Response::new) }
+        }))
+    };
+}
+
+/// Every RPC that is served, on connectrpc's router.
+pub fn router(control: &Control) -> Router {
+    routes!(Router::new(), control,
+        "workflow.RunService" {
+            call "CreateRun" => run::create_run,
+            call "AbortRun" => run::abort_run,
+            call "AbortAction" => run::abort_action,
+            read "GetRunDetails" => run::get_run_details,
+            read "GetActionDetails" => run::get_action_details,
+            read "GetActionData" => run::get_action_data,
+            read "GetActionDataURIs" => run::get_action_data_uris,
+            read "GetActionLogContext" => run::get_action_log_context,
+            read "ListRuns" => run::list_runs,
+            read "ListActions" => run::list_actions,
+            stream "WatchRunDetails" => watch::run_details,
+            stream "WatchActionDetails" => watch::action_details,
+            stream "WatchRuns" => watch::runs,
+            stream "WatchActions" => watch::actions,
+            stream "WatchClusterEvents" => watch::cluster_events,
+        }
+        "workflow.RunLogsService" { stream "TailLogs" => data::tail_run_logs }
+        "workflow.TranslatorService" {
+            read "LiteralsToLaunchFormJson" => translator::literals_to_form,
+            read "LaunchFormJsonToLiterals" => translator::form_to_literals,
+            read "TaskSpecToLaunchFormJson" => translator::task_spec_to_form,
+            read "JsonValuesToLiterals" => translator::values_to_literals,
+        }
+        "workflow.QueueService" {
+            call "EnqueueAction" => actions::enqueue_queued,
+            call "AbortQueuedRun" => actions::abort_queued_run,
+            call "AbortQueuedAction" => actions::abort_queued_action,
+        }
+        "workflow.StateService" { stream "Watch" => actions::watch_state }
+        "actions.ActionsService" {
+            call "Enqueue" => actions::enqueue,
+            call "Abort" => actions::abort,
+            stream "WatchForUpdates" => actions::watch_for_updates,
+        }
+        "task.TaskService" {
+            call "DeployTask" => task::deploy,
+            read "GetTaskDetails" => task::get_details,
+            read "ListTasks" => task::list,
+            read "ListVersions" => task::list_versions,
+        }
+        "project.ProjectService" {
+            call "CreateProject" => project::create,
+            call "UpdateProject" => project::update,
+            read "GetProject" => project::get,
+            call "ListProjects" => project::list,
+        }
+        "dataproxy.DataProxyService" {
+            call "CreateUploadLocation" => data::create_upload_location,
+            call "UploadInputs" => data::upload_inputs,
+            call "CreateDownloadLink" => data::create_download_link,
+            read "GetActionData" => data::get_action_data,
+            stream "TailLogs" => data::tail_logs,
+        }
+        "cluster.ClusterService" { call "SelectCluster" => identity::select_cluster }
+        "imagebuilder.ImageService" { read "GetImage" => data::get_image }
+        "auth.AuthMetadataService" {
+            read "GetOAuth2Metadata" => identity::oauth2_metadata,
+            read "GetPublicClientConfig" => identity::public_client_config,
+        }
+        "auth.IdentityService" { call "UserInfo" => identity::user_info }
+    )
+}
+
+/// The services as one axum-compatible service.
+pub fn service(router: Router, limits: Limits) -> ConnectRpcService {
+    let bounds = connectrpc::Limits::unlimited()
+        .with_max_request_body_size(limits.body)
+        .with_max_message_size(limits.message);
+    ConnectRpcService::new(router).with_limits(bounds)
+}

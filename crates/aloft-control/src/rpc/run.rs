@@ -1,0 +1,379 @@
+//! `flyteidl2.workflow.RunService`, without its watches.
+
+use aloft_core::{
+    ActionName, ActionState, Command, EndedBy, Refusal, RunInfo, RunKey, Scope, Seed, Subject, TaskSeed,
+};
+use aloft_flyteidl2::flyteidl2::{
+    core::parameter,
+    task::{Inputs, NamedLiteral, RunSpec, TaskSpec},
+    workflow::{
+        AbortActionRequest, AbortActionResponse, AbortRunRequest, AbortRunResponse, CreateRunRequest,
+        CreateRunResponse, GetActionDataRequest, GetActionDataResponse, GetActionDataURIsRequest,
+        GetActionDataURIsResponse, GetActionDetailsRequest, GetActionDetailsResponse, GetActionLogContextRequest,
+        GetActionLogContextResponse, GetRunDetailsRequest, GetRunDetailsResponse, ListActionsRequest,
+        ListActionsResponse, ListRunsRequest, ListRunsResponse, Run, RunDetails,
+        create_run_request::{Id, InputWrapper, Task},
+        list_runs_request::ScopeBy,
+    },
+};
+use aloft_store::{Cursor, Field, Filter, ListScope, Op, RunRecord, RunRow, StoreError, Submission, SubmitError, Which};
+use buffa::Message as _;
+
+use super::{
+    convert::{self, Spec},
+    error::{Answer, invalid, not_found, unimplemented, wire},
+    list, task,
+};
+use crate::{Control, names};
+
+/// How the refusal for a missing bundle ends: the client believes for a day that it uploaded it.
+const STALE_CACHE: &str = "the client remembers uploads for a day; run `flyte delete local-cache` and try again";
+
+pub(super) async fn create_run(control: &Control, request: CreateRunRequest) -> Answer<CreateRunResponse> {
+    let run = new_run_key(control, request.id.as_ref())?;
+    control.check_place(&run.scope).await?;
+    let task_spec = requested_task(control, request.task).await?;
+    let spec = convert::spec(&task_spec)?;
+    let mut run_spec = request.run_spec.into_option().unwrap_or_default();
+    check_run_spec(control, &run, &run_spec)?;
+    check_code(control, &run.scope, &task_spec).await?;
+
+    let start_time = request.run_start_time.as_option().or_else(|| run_spec.run_start_time.as_option());
+    let start_time = start_time.map_or_else(|| control.now(), convert::time);
+    run_spec.run_start_time = convert::timestamp(start_time).into();
+
+    // Users' bytes are at the data plane before the run is committed (design rule 7), so a committed run can start.
+    let input_uri = store_inputs(control, &run, request.input_wrapper, &task_spec).await?;
+    let seed = root_seed(control, &run, &spec, input_uri);
+    let run_blob = convert::blob(run_spec.encode_to_bytes());
+    let info = RunInfo {
+        spec_digest: run_blob.digest.clone(),
+        source: request.source.to_i32(),
+        created_by: Control::anonymous(),
+        labels: run_spec.labels.as_option().map(|l| l.values.clone()).unwrap_or_default().into_iter().collect(),
+        start_time,
+    };
+    let submission = Submission {
+        run: run.clone(),
+        command: Command::CreateRun { seed: Box::new(seed), info: Box::new(info) },
+        blobs: vec![spec.blob, run_blob],
+    };
+    control.store().submit(submission).await.map_err(|e| named_refusal(e, &run))?;
+    let (record, root) = find_run(control, &run).await?;
+    Ok(CreateRunResponse { run: to_run(&record, &root).into(), ..Default::default() })
+}
+
+fn named_refusal(error: SubmitError, run: &RunKey) -> connectrpc::ConnectError {
+    match error {
+        SubmitError::Refused(Refusal::DifferentWork { difference, .. }) => {
+            wire(Refusal::DifferentWork { what: "run", name: run.name.clone(), difference })
+        }
+        other => wire(other),
+    }
+}
+
+fn new_run_key(control: &Control, id: Option<&Id>) -> Answer<RunKey> {
+    match id {
+        Some(Id::RunId(id)) => control.run_id(Some(id)),
+        Some(Id::ProjectId(id)) => RunKey::new(control.project_scope(id)?, &names::run_name()).map_err(wire),
+        None => Err(invalid("id: run_id or project_id is required")),
+    }
+}
+
+async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpec> {
+    match task {
+        Some(Task::TaskSpec(spec)) => Ok(*spec),
+        Some(Task::TaskId(id)) => task::stored_spec(control, &id).await,
+        Some(Task::TriggerName(name)) => {
+            Err(unimplemented(format!("trigger_name: triggers are not built yet, so {:?} cannot be fired", name.name)))
+        }
+        None => Err(invalid("task: task_spec or task_id is required")),
+    }
+}
+
+/// Refuses prefixes outside the project's own storage: tasks would write there with credentials that forbid it.
+fn check_run_spec(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<()> {
+    let raw = spec.raw_data_storage.as_option().map_or("", |r| r.raw_data_prefix.as_str());
+    for (field, uri) in [("run_base_dir", spec.run_base_dir.as_str()), ("raw_data_storage.raw_data_prefix", raw)] {
+        if !uri.is_empty() && !control.data().owns(&run.scope, uri) {
+            return Err(invalid(format!(
+                "run_spec.{field}: {uri} is not in the storage of project {}; leave it empty for the default, or name a \
+                 prefix below {}",
+                run.scope.project,
+                control.data().run_base(run)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a run whose code or image is not there, instead of letting every task of it fail.
+async fn check_code(control: &Control, scope: &Scope, spec: &TaskSpec) -> Answer<()> {
+    let mut wanted = convert::bundle_uris(spec);
+    wanted.extend(convert::image(spec).map(str::to_owned));
+    let missing = control.data().missing(scope, &wanted).await.map_err(wire)?;
+    match missing.first() {
+        None => Ok(()),
+        Some(uri) => Err(invalid(format!("task_spec: {uri} does not exist on this server: {STALE_CACHE}"))),
+    }
+}
+
+/// Where the root's inputs lie, once they do.
+async fn store_inputs(
+    control: &Control,
+    run: &RunKey,
+    wrapper: Option<InputWrapper>,
+    spec: &TaskSpec,
+) -> Answer<String> {
+    let inputs = match wrapper {
+        Some(InputWrapper::OffloadedInputData(data)) => {
+            if !control.data().owns(&run.scope, &data.uri) {
+                return Err(invalid(format!(
+                    "offloaded_input_data.uri: {} is not in the storage of project {}",
+                    data.uri, run.scope.project
+                )));
+            }
+            return Ok(inputs_file(&data.uri));
+        }
+        Some(InputWrapper::Inputs(inputs)) => *inputs,
+        None => Inputs::default(),
+    };
+    let inputs = with_defaults(inputs, spec)?;
+    let offloaded = control.data().upload_inputs(&run.scope, inputs, &[]).await.map_err(wire)?;
+    Ok(inputs_file(&offloaded.uri))
+}
+
+/// The `inputs.pb` that `uri` names, itself or as its directory.
+pub(super) fn inputs_file(uri: &str) -> String {
+    if uri.ends_with(".pb") { uri.to_owned() } else { format!("{}/inputs.pb", uri.trim_end_matches('/')) }
+}
+
+/// Fills in the defaults that the task declares, and refuses a run that lacks a required input.
+fn with_defaults(mut inputs: Inputs, spec: &TaskSpec) -> Answer<Inputs> {
+    for default in &spec.default_inputs {
+        if inputs.literals.iter().any(|l| l.name == default.name) {
+            continue;
+        }
+        match default.parameter.as_option().and_then(|p| p.behavior.as_ref()) {
+            Some(parameter::Behavior::Default(value)) => inputs.literals.push(NamedLiteral {
+                name: default.name.clone(),
+                value: (**value).clone().into(),
+                ..Default::default()
+            }),
+            Some(parameter::Behavior::Required(true)) => {
+                return Err(invalid(format!("inputs: {:?} is required by task and missing", default.name)));
+            }
+            _ => {}
+        }
+    }
+    Ok(inputs)
+}
+
+fn root_seed(control: &Control, run: &RunKey, spec: &Spec, input_uri: String) -> Seed {
+    Seed::Task(TaskSeed {
+        task: spec.task.clone(),
+        policy: spec.policy.clone(),
+        input_uri,
+        run_output_base: control.data().run_base(run),
+        cache_key: String::new(),
+    })
+}
+
+impl Control {
+    /// Refuses a project that does not exist and a domain it does not have.
+    pub(super) async fn check_place(&self, scope: &Scope) -> Answer<()> {
+        if !self.settings().domains.iter().any(|(id, _)| *id == scope.domain) {
+            let known: Vec<_> = self.settings().domains.iter().map(|(id, _)| id.as_str()).collect();
+            return Err(not_found(format!("domain {} does not exist; the domains are {}", scope.domain, known.join(", "))));
+        }
+        if self.store().project(&scope.org, &scope.project).await.map_err(wire)?.is_none() {
+            return Err(not_found(format!(
+                "project {0} does not exist; create it with `flyte create project {0} --name {0}`",
+                scope.project
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn no_run(run: &RunKey) -> connectrpc::ConnectError {
+    not_found(format!("run {} does not exist in project {}, domain {}", run.name, run.scope.project, run.scope.domain))
+}
+
+/// A run and its root action.
+pub(super) async fn find_run(control: &Control, run: &RunKey) -> Answer<(RunRecord, ActionState)> {
+    let record = find_record(control, run).await?;
+    let root = find_action(control, run, &ActionName::root()).await?;
+    Ok((record, root))
+}
+
+pub(super) async fn find_record(control: &Control, run: &RunKey) -> Answer<RunRecord> {
+    control.store().run(run).await.map_err(wire)?.ok_or_else(|| no_run(run))
+}
+
+pub(super) async fn find_action(control: &Control, run: &RunKey, action: &ActionName) -> Answer<ActionState> {
+    let snapshot = control.store().snapshot(run, Which::One(action.clone())).await.map_err(wire)?;
+    let snapshot = snapshot.ok_or_else(|| no_run(run))?;
+    let found = snapshot.actions.into_iter().next();
+    found.ok_or_else(|| not_found(format!("action {action} does not exist in run {}", run.name)))
+}
+
+pub(super) fn to_run(record: &RunRecord, root: &ActionState) -> Run {
+    Run {
+        action: convert::action(record, root).into(),
+        labels: record.info.labels.clone().into_iter().collect(),
+        ..Default::default()
+    }
+}
+
+/// Everything about an action, its stored specification included.
+pub(super) async fn details(
+    control: &Control,
+    record: &RunRecord,
+    state: &ActionState,
+) -> Answer<aloft_flyteidl2::flyteidl2::workflow::ActionDetails> {
+    let digest = match &state.seed {
+        Seed::Task(task) => &task.task.digest,
+        Seed::Trace(trace) => &trace.spec_digest,
+    };
+    let stored = if digest.is_empty() { None } else { control.store().blob(digest).await.map_err(wire)? };
+    convert::details(control, record, state, stored)
+}
+
+pub(super) async fn run_details(control: &Control, run: &RunKey) -> Answer<RunDetails> {
+    let (record, root) = find_run(control, run).await?;
+    let bytes = control.store().blob(&record.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
+    let run_spec = RunSpec::decode_from_slice(&bytes)
+        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {run}: {e}"))))?;
+    let action = details(control, &record, &root).await?;
+    Ok(RunDetails { run_spec: run_spec.into(), action: action.into(), ..Default::default() })
+}
+
+pub(super) async fn get_run_details(control: &Control, request: GetRunDetailsRequest) -> Answer<GetRunDetailsResponse> {
+    let run = control.run_id(request.run_id.as_option())?;
+    Ok(GetRunDetailsResponse { details: run_details(control, &run).await?.into(), ..Default::default() })
+}
+
+pub(super) async fn get_action_details(
+    control: &Control,
+    request: GetActionDetailsRequest,
+) -> Answer<GetActionDetailsResponse> {
+    let (run, action) = control.action_id(request.action_id.as_option())?;
+    let record = find_record(control, &run).await?;
+    let state = find_action(control, &run, &action).await?;
+    Ok(GetActionDetailsResponse { details: details(control, &record, &state).await?.into(), ..Default::default() })
+}
+
+/// Aborts an action and all below it. Aborting what was aborted already is success, so that a retry is harmless.
+pub(super) async fn abort(control: &Control, run: RunKey, action: ActionName, reason: &str) -> Answer<()> {
+    let reason = if reason.is_empty() { "aborted" } else { reason };
+    let reason = reason.chars().take(1000).collect();
+    let by = EndedBy { subject: Control::anonymous().id, reason };
+    let command = Command::Abort { action: action.clone(), by };
+    match control.store().submit(Submission::new(run.clone(), command)).await {
+        Ok(_) | Err(SubmitError::Refused(Refusal::Ended { phase: aloft_core::Phase::Aborted, .. })) => Ok(()),
+        Err(SubmitError::Refused(Refusal::NoSuchRun)) => Err(no_run(&run)),
+        Err(error) => Err(wire(error)),
+    }
+}
+
+pub(super) async fn abort_run(control: &Control, request: AbortRunRequest) -> Answer<AbortRunResponse> {
+    let run = control.run_id(request.run_id.as_option())?;
+    find_record(control, &run).await?;
+    abort(control, run, ActionName::root(), request.reason.as_deref().unwrap_or_default()).await?;
+    Ok(AbortRunResponse::default())
+}
+
+pub(super) async fn abort_action(control: &Control, request: AbortActionRequest) -> Answer<AbortActionResponse> {
+    let (run, action) = control.action_id(request.action_id.as_option())?;
+    abort(control, run, action, &request.reason).await?;
+    Ok(AbortActionResponse::default())
+}
+
+pub(super) async fn get_action_data_uris(
+    control: &Control,
+    request: GetActionDataURIsRequest,
+) -> Answer<GetActionDataURIsResponse> {
+    let (run, action) = control.action_id(request.action_id.as_option())?;
+    let state = find_action(control, &run, &action).await?;
+    let (inputs_uri, outputs_uri) = data_uris(&state);
+    Ok(GetActionDataURIsResponse { inputs_uri, outputs_uri, ..Default::default() })
+}
+
+/// Where the inputs and outputs of an action lie, as files; empty for what there is not.
+pub(super) fn data_uris(state: &ActionState) -> (String, String) {
+    let inputs = state.task().map(|t| inputs_file(&t.input_uri)).unwrap_or_default();
+    let outputs = match state.outputs.output_uri.as_str() {
+        "" => String::new(),
+        uri if uri.ends_with(".pb") => uri.to_owned(),
+        uri => format!("{}/outputs.pb", uri.trim_end_matches('/')),
+    };
+    (inputs, outputs)
+}
+
+pub(super) async fn get_action_data(control: &Control, request: GetActionDataRequest) -> Answer<GetActionDataResponse> {
+    let (run, action) = control.action_id(request.action_id.as_option())?;
+    let state = find_action(control, &run, &action).await?;
+    let (inputs_uri, outputs_uri) = data_uris(&state);
+    let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
+    Ok(GetActionDataResponse { inputs: inputs.into(), outputs: outputs.into(), ..Default::default() })
+}
+
+pub(super) async fn get_action_log_context(
+    control: &Control,
+    request: GetActionLogContextRequest,
+) -> Answer<GetActionLogContextResponse> {
+    let (run, action) = control.action_id(request.action_id.as_option())?;
+    let state = find_action(control, &run, &action).await?;
+    let attempt = state.attempts.iter().find(|a| a.number == request.attempt.max(1));
+    let attempt = attempt.ok_or_else(|| not_found(format!("action {action} has no attempt {}", request.attempt)))?;
+    Ok(GetActionLogContextResponse {
+        cluster: control.settings().cluster.clone(),
+        start_time: convert::timestamp(attempt.created_at()).into(),
+        end_time: attempt.ended_at.map(convert::timestamp).into(),
+        ..Default::default()
+    })
+}
+
+pub(super) async fn list_runs(control: &Control, request: ListRunsRequest) -> Answer<ListRunsResponse> {
+    let mut query = list::query(list::Of::Runs, request.request.as_option())?;
+    let text = |field, value: &str| Filter { field, op: Op::Equal, values: vec![Cursor::Text(value.to_owned())] };
+    let scope = match &request.scope_by {
+        Some(ScopeBy::Org(org)) => ListScope { org: control.org(org), ..ListScope::default() },
+        Some(ScopeBy::ProjectId(id)) => {
+            ListScope { org: control.org(&id.organization), project: id.name.clone(), domain: id.domain.clone() }
+        }
+        Some(ScopeBy::TaskName(task)) => {
+            query.filters.push(text(Field::TaskName, &task.name));
+            ListScope { org: control.org(&task.org), project: task.project.clone(), domain: task.domain.clone() }
+        }
+        Some(ScopeBy::TaskId(task)) => {
+            query.filters.push(text(Field::TaskName, &task.name));
+            query.filters.push(text(Field::TaskVersion, &task.version));
+            ListScope { org: control.org(&task.org), project: task.project.clone(), domain: task.domain.clone() }
+        }
+        Some(ScopeBy::TriggerName(_)) => return Ok(ListRunsResponse::default()),
+        None => ListScope { org: control.org(""), ..ListScope::default() },
+    };
+    if request.paused_actions_only {
+        // Nothing can be paused before conditions are built.
+        return Ok(ListRunsResponse::default());
+    }
+    let page = control.store().list_runs(&scope, &query).await.map_err(wire)?;
+    let runs = page.rows.iter().map(|RunRow { run, root }| to_run(run, root)).collect();
+    Ok(ListRunsResponse { runs, token: page.next, ..Default::default() })
+}
+
+pub(super) async fn list_actions(control: &Control, request: ListActionsRequest) -> Answer<ListActionsResponse> {
+    let run = control.run_id(request.run_id.as_option())?;
+    let record = find_record(control, &run).await?;
+    let query = list::query(list::Of::Actions, request.request.as_option())?;
+    let page = control.store().list_actions(&run, &query).await.map_err(wire)?;
+    let actions = page.rows.iter().map(|state| convert::action(&record, state)).collect();
+    Ok(ListActionsResponse { actions, token: page.next, ..Default::default() })
+}
+
+/// Who created what, for records that carry a subject.
+pub(super) fn created_by(subject: &Subject) -> aloft_flyteidl2::flyteidl2::common::EnrichedIdentity {
+    convert::identity(subject)
+}

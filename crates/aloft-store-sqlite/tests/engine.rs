@@ -1,0 +1,130 @@
+//! The SQLite engine: the common suite, and what is its own.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use aloft_core::{Command, RunInfo, RunKey, Scope, Seed, TaskPolicy, TaskRef, TaskSeed, Time};
+use aloft_store::{Store, StoreError, Submission, Which};
+use aloft_store_sqlite::{Clock, SqliteStore};
+
+fn clock() -> Clock {
+    let now = AtomicI64::new(1_700_000_000_000_000);
+    Arc::new(move || Time::from_micros(now.fetch_add(1000, Ordering::Relaxed)))
+}
+
+fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(path, clock())
+}
+
+fn create(name: &str) -> Submission {
+    let run = RunKey::new(Scope::new("local", "p", "d").unwrap(), name).unwrap();
+    let task = TaskRef {
+        digest: "d".into(),
+        project: "p".into(),
+        domain: "d".into(),
+        name: "env.f".into(),
+        version: "1".into(),
+        task_type: "python".into(),
+        short_name: "f".into(),
+        environment: "env".into(),
+    };
+    let seed = Seed::Task(TaskSeed {
+        task,
+        policy: TaskPolicy::default(),
+        input_uri: "s3://b/in.pb".into(),
+        run_output_base: "s3://b/r".into(),
+        cache_key: String::new(),
+    });
+    Submission::new(run, Command::CreateRun { seed: Box::new(seed), info: Box::<RunInfo>::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms() {
+    let dirs = parking_lot::Mutex::new(Vec::new());
+    aloft_store::conformance::run_all(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir.path().join("aloft.db")).unwrap();
+        dirs.lock().push(dir);
+        Arc::new(store) as Arc<dyn Store>
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let run = create("r1").run;
+    {
+        let store = open(&path).unwrap();
+        store.submit(create("r1")).await.unwrap();
+        // Copied as a crash would leave it: log not folded in, nothing closed.
+        for file in ["aloft.db", "aloft.db-wal"] {
+            std::fs::copy(dir.path().join(file), dir.path().join(format!("crash-{file}"))).unwrap();
+        }
+    }
+    for file in [path.clone(), dir.path().join("crash-aloft.db")] {
+        let store = open(&file).unwrap();
+        let snapshot = store.snapshot(&run, Which::All).await.unwrap().unwrap();
+        assert_eq!((snapshot.seq, snapshot.actions.len()), (1, 1), "{file:?}");
+    }
+}
+
+#[tokio::test]
+async fn damaged_foreign_and_newer_files_are_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str, prepare: &dyn Fn(&Path)| {
+        let path = dir.path().join(name);
+        prepare(&path);
+        let before = std::fs::read(&path).unwrap();
+        let Err(error) = open(&path) else { panic!("{name} must be refused") };
+        assert_eq!(std::fs::read(&path).unwrap(), before, "{name} is left alone");
+        error
+    };
+    let error = check("text.db", &|path| std::fs::write(path, "not a database, surely not".repeat(100)).unwrap());
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+    let error = check("foreign.db", &|path| {
+        let db = rusqlite::Connection::open(path).unwrap();
+        db.execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1); PRAGMA journal_mode = WAL;").unwrap();
+    });
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+    let error = check("newer.db", &|path| {
+        drop(open(path).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let db = rusqlite::Connection::open(path).unwrap();
+        db.pragma_update(None, "user_version", 99).unwrap();
+    });
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_nothing_is_half_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let store = open(&path).unwrap();
+    store.submit(create("r1")).await.unwrap();
+    drop(store);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let pages: i64 = db.pragma_query_value(None, "page_count", |r| r.get(0)).unwrap();
+    drop(db);
+    let store = SqliteStore::open_limited(&path, clock(), pages + 2).unwrap();
+    let mut failure = None;
+    for i in 0..2000 {
+        if let Err(error) = store.submit(create(&format!("x{i}"))).await {
+            failure = Some((i, error));
+            break;
+        }
+    }
+    let (i, error) = failure.expect("the limit is reached");
+    assert!(error.to_string().contains("full"), "{error}");
+    let lost = create(&format!("x{i}")).run;
+    assert_eq!(store.snapshot(&lost, Which::All).await.unwrap(), None, "what was refused is not there");
+    let kept = create("r1").run;
+    assert!(store.snapshot(&kept, Which::All).await.unwrap().is_some(), "reads go on");
+}

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Makes sure of the tools that the build and the tests need. Quick when everything is there.
+set -euo pipefail
+
+need() { command -v "$1" >/dev/null 2>&1; }
+
+need cargo || { echo "Rust is missing: install rustup, then run this again" >&2; exit 1; }
+need python3 || { echo "python3 (3.10 or newer) is missing: install it, then run this again" >&2; exit 1; }
+if ! need tar || ! need cc; then
+    apt-get update -qq && apt-get install -y -qq tar gcc >/dev/null
+fi
+# uv makes the Python environments, those of the tests and those of images. Also found below the cache, so that nothing
+# has to be installed into the system's Python.
+if ! need uv; then
+    python3 -m pip install --quiet --disable-pip-version-check uv 2>/dev/null ||
+        python3 -m pip install --quiet --disable-pip-version-check --break-system-packages uv
+fi
+need uv || { echo "uv was installed but is not on PATH: add $(python3 -m site --user-base)/bin to PATH" >&2; exit 1; }
