@@ -181,12 +181,11 @@ impl ProcessExecutor {
         let id = launch.id();
         let files = dir.clone();
         let (lock, errors) = blocking(move || {
-            files.begin(&launch)?;
+            let lock = files.begin(&launch)?;
             if let Some(overlay) = overlay {
                 crate::env::lay_out(&overlay, &files.work())?;
             }
             files.write_task(&task)?;
-            let lock = files.try_lock()?.ok_or_else(|| io::Error::other("another shim holds its directory"))?;
             Ok((lock, fs::File::create(files.path().join("shim.err"))?))
         })
         .await?;
@@ -220,22 +219,29 @@ impl ProcessExecutor {
         let shim = dir.read_shim().ok().flatten().map(|record| record.shim);
         Running { dir, shim, keeper: Keeper::Adopted(None), grace: self.config.grace }
     }
-
-    /// Makes sure that nothing of an attempt whose shim is dead lives on.
-    ///
-    /// # Errors
-    /// If its files cannot be read.
-    pub fn kill_leftovers(&self, id: &AttemptId) -> io::Result<()> {
-        kill_leftovers(&self.config.dirs.dir(id))
-    }
 }
 
-fn kill_leftovers(dir: &AttemptDir) -> io::Result<()> {
+/// How the attempt in `dir`, whose shim is gone, ended: what the shim said, or what there is to say if it was killed.
+/// Nothing of the attempt lives when this returns.
+///
+/// # Errors
+/// If its files cannot be read or written.
+pub fn exit_record(dir: &AttemptDir) -> io::Result<ExitRecord> {
     let state = dir.state()?;
+    if let Some(exit) = state.exit {
+        return Ok(exit);
+    }
     if let (true, Some(task)) = (state.same_boot, state.shim.and_then(|s| s.task)) {
         system::kill_leftovers(task);
     }
-    Ok(())
+    let errors = dir.shim_errors();
+    tracing::warn!(dir = %dir.path().display(), "the shim of this attempt did not say how it ended {errors}");
+    let exit = ExitRecord::now(Exit::Unknown);
+    if dir.path().exists() {
+        // For those who follow the log.
+        dir.write_exit(&exit)?;
+    }
+    Ok(exit)
 }
 
 fn unsupported(message: String) -> AttemptOutcome {
@@ -300,22 +306,11 @@ impl Running {
                 receive.await.ok();
             }
         }
-        self.exit_record().unwrap_or_else(|e| {
+        let dir = self.dir.clone();
+        blocking(move || exit_record(&dir)).await.unwrap_or_else(|e| {
             tracing::warn!(dir = %self.dir.path().display(), "how this attempt ended cannot be read: {e}");
-            unknown()
+            ExitRecord::now(Exit::Unknown)
         })
-    }
-
-    /// What the shim said, or what there is to say if it was killed.
-    fn exit_record(&self) -> io::Result<ExitRecord> {
-        if let Some(exit) = self.dir.read_exit()? {
-            return Ok(exit);
-        }
-        kill_leftovers(&self.dir)?;
-        let exit = unknown();
-        // For those who follow the log.
-        self.dir.write_exit(&exit)?;
-        Ok(exit)
     }
 
     /// Stops the attempt: gracefully, then firmly. Returns when nothing of it lives.
@@ -343,10 +338,6 @@ impl Running {
         }
         self.ended().await
     }
-}
-
-fn unknown() -> ExitRecord {
-    ExitRecord { how: Exit::Unknown, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
 }
 
 /// Tells when no shim holds `dir` any more. A thread waits for the lock, so nothing has to be asked again and again;

@@ -23,7 +23,6 @@ use nix::{
     sys::{
         signal::Signal,
         socket::{ControlMessage, MsgFlags, sendmsg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::{Pid, dup2_stdout, getppid, setsid},
 };
@@ -119,9 +118,7 @@ fn close_inherited() {
 
 /// The shim itself failed, for instance because the disk is full: the task does not run, or is about to be killed.
 fn give_up(dir: &Path, why: &str) -> i32 {
-    let now = Timestamp::now().as_microsecond();
-    let how = Exit::NotStarted(why.to_owned());
-    dir::write_json(&dir.join("exit.json"), &ExitRecord { how, started_us: 0, ended_us: now, oom: false }).ok();
+    dir::write_json(&dir.join("exit.json"), &ExitRecord::now(Exit::NotStarted(why.to_owned()))).ok();
     1
 }
 
@@ -323,15 +320,11 @@ impl Task {
     async fn ended(&mut self) -> Exit {
         match self {
             Self::Cold(child, ended) => {
-                let pid = Pid::from_raw(child.id().cast_signed());
                 loop {
-                    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-                    match waitid(Id::Pid(pid), look) {
-                        Ok(WaitStatus::Exited(_, code)) => return Exit::Code(code),
-                        Ok(WaitStatus::Signaled(_, signal, _)) => return Exit::Signal(signal as i32),
-                        Ok(_) => ended.recv().await,
-                        Err(_) => return Exit::Unknown,
-                    };
+                    if let Some(how) = look_at(child) {
+                        return how;
+                    }
+                    ended.recv().await;
                 }
             }
             Self::Warm { id, answers, .. } => match Answer::read(answers).await {
@@ -367,6 +360,32 @@ impl Task {
         if let Self::Cold(child, _) = self {
             child.wait().ok();
         }
+    }
+}
+
+/// How our child ended, if it has. It stays uncollected, so that its number is not given to another process.
+#[cfg(target_os = "linux")]
+fn look_at(child: &mut Child) -> Option<Exit> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(Pid::from_raw(child.id().cast_signed())), flags) {
+        Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
+        Ok(_) => None,
+        Err(_) => Some(Exit::Unknown),
+    }
+}
+
+/// How our child ended, if it has.
+#[cfg(not(target_os = "linux"))]
+fn look_at(child: &mut Child) -> Option<Exit> {
+    use std::os::unix::process::ExitStatusExt;
+
+    match child.try_wait() {
+        Ok(Some(status)) => Some(status.code().map_or(Exit::Signal(status.signal().unwrap_or(0)), Exit::Code)),
+        Ok(None) => None,
+        Err(_) => Some(Exit::Unknown),
     }
 }
 
