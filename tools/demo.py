@@ -120,7 +120,10 @@ class View:
         details = flyte.remote.ActionDetails.get(run_name=self.run.name, name=action.id.name)
         inputs = asyncio.run(details.inputs())
         what = action.metadata.task.id.name.rsplit(".", 1)[-1]
-        return f"{what}({', '.join(str(value) for value in inputs.values() if len(str(value)) <= 12)})"
+        # In the order of the function's own parameters.
+        names = [variable.key for variable in details.pb2.task.task_template.interface.inputs.variables]
+        values = [str(inputs[name]) for name in names if name in inputs]
+        return f"{what}({', '.join(value for value in values if len(value) <= 12)})"
 
     @staticmethod
     def phase(action: Any) -> str:
