@@ -82,6 +82,10 @@ pub(crate) struct Args {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+
+    /// Start every task with an interpreter of its own, to compare with the warm start.
+    #[arg(long, hide = true)]
+    cold: bool,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
@@ -125,7 +129,7 @@ async fn dev(args: Args) -> Result<(), Exit> {
         Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone());
     first_records(&control).await?;
 
-    let worker = start_worker(&control, &objects, dirs, environments, port)?;
+    let worker = start_worker(&control, &objects, dirs, environments, port, !args.cold)?;
     let app = http::app(&control, &objects).map_err(Exit::other)?;
     let servers: Vec<_> = listeners
         .into_iter()
@@ -174,6 +178,7 @@ fn start_worker(
     dirs: AttemptDirs,
     environments: Arc<env::Envs>,
     port: u16,
+    warm: bool,
 ) -> Result<Worker, Exit> {
     let program = std::env::current_exe().map_err(|e| Exit::other(format!("cannot find my own program: {e}")))?;
     let store = objects.clone();
@@ -196,7 +201,7 @@ fn start_worker(
         },
         host: HostEnv::capture(),
         grace: GRACE,
-        warm: true,
+        warm,
     };
     let executor = ProcessExecutor::new(config)
         .map_err(|e| crate::datadir::on_disk("cannot prepare the directories of attempts", &e))?;
