@@ -10,18 +10,19 @@ use aloft_flyteidl2::flyteidl2::{
         TailLogsResponse, UploadInputsRequest, UploadInputsResponse, create_download_link_request::Source,
         tail_logs_response::Logs, upload_inputs_request::{Id, Task},
     },
+    logs::dataplane::LogLine,
     imagebuilder::{GetImageRequest, GetImageResponse, Image, ImageIdentifier},
     task::TaskSpec,
     workflow::{self, tail_logs_response::Logs as RunLogs},
 };
 use aloft_plane::{AttemptId, LogStream};
 use buffa::Message as _;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 
 use super::{
     actions::Messages,
     convert,
-    error::{Answer, invalid, not_found, unimplemented, wire},
+    error::{Answer, invalid, not_found, stopping, unimplemented, wire},
     run, task,
 };
 use crate::Control;
@@ -134,11 +135,20 @@ async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32
     control.data().tail_logs(&AttemptId { run, action, attempt: number }).await.map_err(wire)
 }
 
+/// A log that ends UNAVAILABLE when the server stops: a clean end would say that there is no more of it.
+fn until_stopped(control: &Control, log: LogStream) -> impl Stream<Item = Answer<Vec<LogLine>>> + Send + 'static {
+    let stopped = control.stopping().clone();
+    let ended = stopped.clone();
+    let tail = futures::stream::once(async move { ended.is_cancelled().then(|| Err(stopping())) });
+    log.map(|lines| lines.map_err(wire))
+        .take_until(stopped.cancelled_owned())
+        .chain(tail.filter_map(futures::future::ready))
+}
+
 pub(super) async fn tail_logs(control: Control, request: TailLogsRequest) -> Answer<Messages<TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
-    let stopping = control.stopping().clone();
-    let messages = log.take_until(stopping.cancelled_owned()).map(|lines| {
-        let lines = lines.map_err(wire)?;
+    let messages = until_stopped(&control, log).map(|lines| {
+        let lines = lines?;
         let logs = vec![Logs { lines, ..Default::default() }];
         Ok(TailLogsResponse { logs, ..Default::default() })
     });
@@ -150,9 +160,8 @@ pub(super) async fn tail_run_logs(
     request: workflow::TailLogsRequest,
 ) -> Answer<Messages<workflow::TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
-    let stopping = control.stopping().clone();
-    let messages = log.take_until(stopping.cancelled_owned()).map(|lines| {
-        let lines = lines.map_err(wire)?;
+    let messages = until_stopped(&control, log).map(|lines| {
+        let lines = lines?;
         let logs = vec![RunLogs { lines, ..Default::default() }];
         Ok(workflow::TailLogsResponse { logs, ..Default::default() })
     });
