@@ -221,12 +221,9 @@ const main = document.getElementById("main");
 const path = (place, ...rest) =>
   ["/v2/domain", place.domain, "project", place.project, ...rest].map((part, i) => (i ? encodeURIComponent(part) : part)).join("/");
 
-<<<<<<< HEAD
-=======
 /** The parts that there are, in a row. */
 const dotted = (...parts) => parts.filter(Boolean).join(" · ");
 
->>>>>>> page
 function message(title, text, ...more) {
   return h("section.message", null, h("h1", null, title), h("p", null, text), more);
 }
@@ -443,31 +440,18 @@ function logView(actionId, attempt, isOver, signal) {
   const draw = perFrame(() => {
     const fresh = document.createDocumentFragment();
     for (const line of waiting.slice(-MOST_LINES)) {
-<<<<<<< HEAD
-      const row = h("div.line", null, h("time", null, line.timestamp ? new Date(line.timestamp).toLocaleTimeString([], { hour12: false }) : ""));
-      if (line.originator === "SYSTEM") row.classList.add("system");
-      const text = h("span.text");
-      style = ansi(text, line.message ?? "", style);
-      row.append(text);
-      fresh.append(row);
-=======
       const at = line.timestamp ? new Date(line.timestamp).toLocaleTimeString([], { hour12: false }) : "";
       const text = h("span.text");
       style = ansi(text, line.message ?? "", style);
       fresh.append(h(line.originator === "SYSTEM" ? "div.line.system" : "div.line", null, h("time", null, at), text));
->>>>>>> page
     }
     lines += waiting.length;
     waiting = [];
     box.append(fresh);
     while (box.childElementCount > MOST_LINES) box.firstChild.remove();
     const left = lines - box.childElementCount;
-<<<<<<< HEAD
-    if (left > 0) put(note, `The first ${left} lines are left out here; flyte get logs ${actionId.run.name} ${actionId.name} has them.`);
-=======
     const command = `flyte get logs ${actionId.run.name} ${actionId.name}`;
     if (left > 0) put(note, `The first ${left} lines are left out here; ${command} has them.`);
->>>>>>> page
     note.hidden = lines > 0 && left <= 0;
     box.hidden = lines === 0;
     if (tail.checked) box.scrollTop = box.scrollHeight;
@@ -520,14 +504,9 @@ function actionTree(select) {
   function put1({ action }) {
     const own = node(action.id.name);
     const { parent, group } = action.metadata ?? {};
-<<<<<<< HEAD
-    Object.assign(own, { action, label: names(action).short, phase: phaseOf(action.status), start: time(action.status?.startTime),
-      end: time(action.status?.endTime), attempts: action.status?.attempts ?? 0, trace: !!action.metadata?.trace });
-=======
     const { startTime, endTime, attempts = 0 } = action.status ?? {};
     const [phase, label, trace] = [phaseOf(action.status), names(action).short, !!action.metadata?.trace];
     Object.assign(own, { action, label, phase, start: time(startTime), end: time(endTime), attempts, trace });
->>>>>>> page
     if (own.parent || !parent) return;
     if (!group) return adopt(node(parent), own);
     const folder = node(`${parent}\n${group}`);
@@ -588,19 +567,11 @@ function actionTree(select) {
       put(twisty, n.children.length ? (open ? "▾" : "▸") : "");
       mark.show(n.phase);
       put(label, n.label);
-<<<<<<< HEAD
-      set(row, "title", n.group ? `group ${n.label}` : `${n.action ? names(n.action).full ?? n.label : n.label} · ${n.key}`);
-      put(badges, [n.group && "group", n.trace && "trace", n.attempts > 1 && `${n.attempts} attempts`].filter(Boolean).join(" · "));
-      const leaves = n.children.flatMap((c) => (c.group ? c.children : [c]));
-      const failures = leaves.filter((c) => BAD.has(c.phase)).length;
-      put(counts, leaves.length ? `${leaves.filter((c) => ENDED.has(c.phase)).length}/${leaves.length}${failures ? ` · ${failures} ✕` : ""}` : "");
-=======
       set(row, "title", n.group ? `group ${n.label}` : dotted(n.action && names(n.action).full, n.key));
       put(badges, dotted(n.group && "group", n.trace && "trace", n.attempts > 1 && `${n.attempts} attempts`));
       const leaves = n.children.flatMap((c) => (c.group ? c.children : [c]));
       const count = (phases) => leaves.filter((c) => phases.has(c.phase)).length;
       put(counts, leaves.length ? dotted(`${count(ENDED)}/${leaves.length}`, count(BAD) && `${count(BAD)} ✕`) : "");
->>>>>>> page
       put(duration, n.start && Number.isFinite(n.start) ? lasted((n.end ?? now()) - n.start) : "");
       const [from, to] = [nodes.get("a0").start, nodes.get("a0").end ?? now()];
       const at = (t) => Math.min(100, Math.max(0, ((t - from) / Math.max(1, to - from)) * 100));
@@ -646,18 +617,12 @@ function actionTree(select) {
     const page = Math.floor(tree.clientHeight / ROW);
     const moves = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1, PageDown: at + page, PageUp: at - page };
     if (event.key in moves) go(moves[event.key]);
-<<<<<<< HEAD
-    else if (event.key === "ArrowRight" && n?.children.length) closed.has(n.key) ? toggle(n, true) : go(at + 1);
-    else if (event.key === "ArrowLeft" && n) n.children.length && !closed.has(n.key) ? toggle(n, false) : n.parent && go(rows.findIndex((r) => r.node === n.parent));
-    else if ((event.key === "Enter" || event.key === " ") && n) toggle(n);
-=======
     else if (!n) return;
     else if (event.key === "Enter" || event.key === " ") toggle(n);
     else if (event.key === "ArrowRight" && closed.has(n.key)) toggle(n, true);
     else if (event.key === "ArrowRight" && n.children.length) go(at + 1);
     else if (event.key === "ArrowLeft" && n.children.length && !closed.has(n.key)) toggle(n, false);
     else if (event.key === "ArrowLeft" && n.parent) go(rows.findIndex((row) => row.node === n.parent));
->>>>>>> page
     else return;
     event.preventDefault();
   }
@@ -671,12 +636,8 @@ function actionTree(select) {
   const count = h("span.quiet");
   const canvas = h("div.canvas", { role: "presentation" });
   const empty = h("p.quiet", { role: "status" }, "Loading…");
-<<<<<<< HEAD
-  const tree = h("div.tree", { role: "tree", tabindex: 0, "aria-label": "Actions", onscroll: draw, onkeydown: onKey, onclick: onClick }, canvas, empty);
-=======
   const tree = h("div.tree",
     { role: "tree", tabindex: 0, "aria-label": "Actions", onscroll: draw, onkeydown: onKey, onclick: onClick }, canvas, empty);
->>>>>>> page
   new ResizeObserver(draw).observe(tree);
   return {
     element: h("section.actions", null, h("div.bar", null, filter, count), tree),
@@ -700,12 +661,8 @@ function confirmAbort(what, send) {
   };
   const dialog = h("dialog", { "aria-label": `Abort ${what}`, onclose: () => dialog.remove() },
     h("form", { onsubmit: submit }, h("h2", null, `Abort ${what}?`), h("p", null, "Everything below it stops too. This cannot be undone."),
-<<<<<<< HEAD
-      reason, problem, h("div.bar", null, h("button", { type: "button", onclick: () => dialog.close() }, "Keep running"), h("button.danger", null, "Abort"))));
-=======
       reason, problem, h("div.bar", null,
         h("button", { type: "button", onclick: () => dialog.close() }, "Keep running"), h("button.danger", null, "Abort"))));
->>>>>>> page
   document.body.append(dialog);
   dialog.showModal();
   reason.focus();
@@ -757,14 +714,6 @@ function actionPanel(actionId, wanted, onAttempt, signal) {
     mark.show(phaseOf(details.status));
     const stop = () => confirmAbort(`action ${short}`, (reason) => call("workflow.RunService/AbortAction", { actionId, reason }));
     const { errorInfo, abortInfo } = details;
-<<<<<<< HEAD
-    head.replaceChildren(...[
-      h("div.bar", null, h("h2", null, short), mark, duration, !ended() && actionId.name !== "a0" && h("button", { type: "button", onclick: stop }, "Abort action")),
-      h("p.quiet.id", null, [full !== short && full, details.metadata?.environmentName && `environment ${details.metadata.environmentName}`, actionId.name].filter(Boolean).join(" · ")),
-      errorInfo && errorBox(errorInfo),
-      abortInfo && errorBox({ message: abortInfo.reason }, `Aborted${abortInfo.abortedBy ? ` by ${who(abortInfo.abortedBy)}` : ""}`),
-      isTrace() && h("p.quiet", null, "A trace: a function recorded inside the action above it. What it printed is in that action's log."),
-=======
     const stoppable = !ended() && actionId.name !== "a0";
     const environment = details.metadata?.environmentName;
     head.replaceChildren(...[
@@ -774,7 +723,6 @@ function actionPanel(actionId, wanted, onAttempt, signal) {
       errorInfo && errorBox(errorInfo),
       abortInfo && errorBox({ message: abortInfo.reason }, `Aborted${abortInfo.abortedBy ? ` by ${who(abortInfo.abortedBy)}` : ""}`),
       isTrace() && h("p.quiet", null, "A trace: a function recorded inside its parent, whose log has what it printed."),
->>>>>>> page
     ].filter(Boolean));
     tick();
   }
@@ -790,12 +738,8 @@ function actionPanel(actionId, wanted, onAttempt, signal) {
         phaseMark(phaseOf(a)), h("span.quiet", null, steps),
         a.errorInfo && (list.length > 1) && errorBox(a.errorInfo));
     });
-<<<<<<< HEAD
-    attempts.replaceChildren(...(isTrace() || !items.length ? [] : [h("h3", null, items.length > 1 ? "Attempts" : "Attempt"), h("ol.attempts", null, items)]));
-=======
     const title = h("h3", null, items.length > 1 ? "Attempts" : "Attempt");
     attempts.replaceChildren(...(isTrace() || !items.length ? [] : [title, h("ol.attempts", null, items)]));
->>>>>>> page
   }
   function drawLog() {
     const attempt = attemptNo();
@@ -824,15 +768,11 @@ function actionPanel(actionId, wanted, onAttempt, signal) {
   async function drawReport(reload = false) {
     const attempt = attemptNo();
     const there = attempt?.outputs?.reportUri;
-<<<<<<< HEAD
-    if (!there && (!details.task?.taskTemplate?.metadata?.generatesDeck || ended())) return void (shownReport && report.replaceChildren());
-=======
     // A task that writes one may have flushed it already while it runs.
     if (!there && (ended() || !details.task?.taskTemplate?.metadata?.generatesDeck)) {
       shownReport = undefined;
       return report.replaceChildren();
     }
->>>>>>> page
     const state = `${attempt?.attempt} ${there ?? ""}`;
     if (!attempt || (state === shownReport && !reload)) return;
     shownReport = state;
@@ -854,11 +794,7 @@ function actionPanel(actionId, wanted, onAttempt, signal) {
   return { element, refresh, tick, choose: (attempt) => { wanted = attempt; if (details) draw(); } };
 }
 
-<<<<<<< HEAD
-const who = (identity) => identity?.user?.spec?.firstName || identity?.user?.id?.subject || identity?.application?.id?.subject || "";
-=======
 const who = ({ user, application } = {}) => user?.spec?.firstName || user?.id?.subject || application?.id?.subject || "";
->>>>>>> page
 
 function runPage(place, name, signal) {
   const run = { project: place.project, domain: place.domain, name };
@@ -879,12 +815,8 @@ function runPage(place, name, signal) {
     current = { key, stop: new AbortController() };
     const query = (n) => `?i=${encodeURIComponent(key)}${n ? `&attempt=${n}` : ""}`;
     if (record) history.pushState(null, "", query(attempt));
-<<<<<<< HEAD
-    panel = actionPanel({ run, name: key }, attempt, (n) => history.replaceState(null, "", query(n)), AbortSignal.any([signal, current.stop.signal]));
-=======
     const chosen = (n) => history.replaceState(null, "", query(n));
     panel = actionPanel({ run, name: key }, attempt, chosen, AbortSignal.any([signal, current.stop.signal]));
->>>>>>> page
     side.replaceChildren(panel.element);
   }
   function fromAddress() {
@@ -900,14 +832,9 @@ function runPage(place, name, signal) {
       mark.show(phase);
       put(title, full ?? short);
       put(duration, span(root.status));
-<<<<<<< HEAD
-      const source = (root.metadata?.source ?? "").replace("RUN_SOURCE_", "").replace("UNSPECIFIED", "").toLowerCase().replaceAll("_", " ");
-      put(facts, [name, `started ${clock(root.status?.startTime)}`, who(root.metadata?.executedBy) && `by ${who(root.metadata.executedBy)}`, source && `from ${source}`].filter(Boolean).join(" · "));
-=======
       const source = (root.metadata?.source ?? "").replace(/RUN_SOURCE_|UNSPECIFIED/g, "").toLowerCase().replaceAll("_", " ");
       const by = who(root.metadata?.executedBy);
       put(facts, dotted(name, `started ${clock(root.status?.startTime)}`, by && `by ${by}`, source && `from ${source}`));
->>>>>>> page
       abort.hidden = ENDED.has(phase);
       document.title = `${PHASES[phase]?.[0] ?? ""} ${short} · ${name} · Aloft`;
     }
@@ -922,14 +849,6 @@ function runPage(place, name, signal) {
   addEventListener("popstate", fromAddress);
   const ticking = setInterval(() => (over ? clearInterval(ticking) : tick()), 1000);
   fromAddress();
-<<<<<<< HEAD
-  follow("workflow.RunService/WatchActions", { runId: run }, signal, take).then(() => { over = true; tick(); panel.refresh(); }, (error) => {
-    over = true;
-    current.stop.abort();
-    const back = h("p", null, h("a", { href: path(place, "runs") }, "All runs of this project"));
-    main.replaceChildren(message(error.code === "not_found" ? "There is no such run" : "This run cannot be shown", error.message, back));
-  });
-=======
   function end() {
     over = true;
     tick();
@@ -943,7 +862,6 @@ function runPage(place, name, signal) {
     main.replaceChildren(message(title, error.message, back));
   }
   follow("workflow.RunService/WatchActions", { runId: run }, signal, take).then(end, fail);
->>>>>>> page
   return h("section.runpage", null,
     h("div.runhead", null, h("div.bar", null, mark, title, duration, abort), facts), h("div.split", null, tree.element, side));
 }

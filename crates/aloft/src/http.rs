@@ -157,7 +157,6 @@ async fn guard(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-<<<<<<< HEAD
 /// Whether `authority`, a host with or without a port, can only mean this machine.
 fn is_this_machine(authority: &str) -> bool {
     let Ok(authority) = authority.parse::<axum::http::uri::Authority>() else { return false };
@@ -189,8 +188,6 @@ async fn only_get(uri: Uri) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, Json(error_body("unknown", &message))).into_response()
 }
 
-=======
->>>>>>> page
 /// What the page may load: its own script and style, and reports in a frame. Those come from the object store, whose links
 /// name the host `localhost` whatever the page was opened as; it sandboxes them.
 const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-src 'self' http://localhost:*; \
@@ -218,7 +215,6 @@ async fn asset(axum::extract::Path(name): axum::extract::Path<String>) -> Respon
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (headers, body).into_response()
-<<<<<<< HEAD
 }
 
 #[cfg(test)]
@@ -235,6 +231,4 @@ mod tests {
             assert!(!is_this_machine(other), "{other}");
         }
     }
-=======
->>>>>>> page
 }
