@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{MAX_LINE, MAX_LOG};
+use crate::clock;
 
 /// Splits a stream of bytes into records and writes them. Does no clock reading: the caller says when bytes came.
 pub struct LogWriter<W> {
@@ -180,7 +181,7 @@ impl LogSink {
     /// Writes `text` as one or more whole lines.
     pub fn line(&self, text: &str) {
         let mut writer = self.0.lock();
-        let now = Timestamp::now();
+        let now = clock::now();
         writer.push(text.as_bytes(), now);
         if !text.ends_with('\n') {
             writer.push(b"\n", now);
@@ -189,17 +190,17 @@ impl LogSink {
 
     /// Writes a line of Aloft's own.
     pub fn note(&self, text: &str) {
-        self.0.lock().note(text, Timestamp::now());
+        self.0.lock().note(text, clock::now());
     }
 
     /// Writes bytes as they come, such as the output of a program.
     pub fn write(&self, bytes: &[u8]) {
-        self.0.lock().push(bytes, Timestamp::now());
+        self.0.lock().push(bytes, clock::now());
     }
 
     /// Writes an unfinished line.
     pub fn flush(&self) {
-        self.0.lock().flush_partial(Timestamp::now());
+        self.0.lock().flush_partial(clock::now());
     }
 }
 

@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use nix::{
     sys::{
         signal::Signal,
@@ -29,10 +28,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::unix::{
-        OwnedReadHalf, OwnedWriteHalf,
-        pipe::Receiver,
-    },
+    net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe::Receiver},
     signal::unix::{Signal as SignalStream, SignalKind, signal},
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -41,7 +37,7 @@ use super::{
     dir::{self, Exit, ExitRecord, ProcessId, ShimRecord, TaskRecord},
     system,
 };
-use crate::logs::LogWriter;
+use crate::{clock, logs::LogWriter};
 
 /// How long a zygote has to answer before the task is started cold. A fork takes milliseconds; a machine under heavy load
 /// may need a second for it.
@@ -150,12 +146,13 @@ impl Shim {
         setsid().ok();
         let record = dir::read_task(dir)?;
         let mut log = LogWriter::append(&dir.join("log"))?;
-        let now = Timestamp::now();
+        let now = clock::now();
         for note in &record.notes {
             log.note(note, now);
         }
         let started_us = now.as_microsecond();
-        let mut shim = Self { dir: dir.to_owned(), record, log, started_us, oom_kills: system::oom_kills(), cold: None };
+        let mut shim =
+            Self { dir: dir.to_owned(), record, log, started_us, oom_kills: system::oom_kills(), cold: None };
         // Before anybody can be told to ask us to stop.
         let stop = signal(SignalKind::terminate())?;
         let (output, input) = io::pipe()?;
@@ -269,12 +266,12 @@ impl Shim {
             show_at = self.log.has_partial().then(|| show_at.unwrap_or_else(|| Instant::now() + PARTIAL));
             tokio::select! {
                 read = output.read(&mut chunk), if open => match read {
-                    Ok(n @ 1..) => self.log.push(&chunk[..n], Timestamp::now()),
+                    Ok(n @ 1..) => self.log.push(&chunk[..n], clock::now()),
                     Ok(0) | Err(_) => open = false,
                 },
                 () = reached(show_at) => {
                     show_at = None;
-                    self.log.flush_partial(Timestamp::now());
+                    self.log.flush_partial(clock::now());
                 }
                 _ = stop.recv(), if !stopped => {
                     stopped = true;
@@ -293,7 +290,7 @@ impl Shim {
         let drain = async {
             while open {
                 match output.read(&mut chunk).await {
-                    Ok(n @ 1..) => self.log.push(&chunk[..n], Timestamp::now()),
+                    Ok(n @ 1..) => self.log.push(&chunk[..n], clock::now()),
                     Ok(0) | Err(_) => open = false,
                 }
             }
@@ -307,7 +304,7 @@ impl Shim {
 
     /// Says how the task ended: the last act.
     fn end(self, how: Exit) -> io::Result<()> {
-        let now = Timestamp::now();
+        let now = clock::now();
         self.log.finish(now);
         let oom = matches!(how, Exit::Signal(9) | Exit::Code(137)) && system::oom_kills() > self.oom_kills;
         let record = ExitRecord { how, started_us: self.started_us, ended_us: now.as_microsecond(), oom };
@@ -334,14 +331,12 @@ impl Task {
     /// Waits for the end of the task, which stays uncollected. May be dropped and called again.
     async fn ended(&mut self) -> Exit {
         match self {
-            Self::Cold(child, ended) => {
-                loop {
-                    if let Some(how) = look_at(child) {
-                        return how;
-                    }
-                    ended.recv().await;
+            Self::Cold(child, ended) => loop {
+                if let Some(how) = look_at(child) {
+                    return how;
                 }
-            }
+                ended.recv().await;
+            },
             Self::Warm { id, answers, .. } => match Answer::read(answers).await {
                 Ok(Answer::Exit(code)) => Exit::Code(code),
                 Ok(Answer::Signal(signal)) => Exit::Signal(signal),
