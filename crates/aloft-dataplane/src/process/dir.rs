@@ -24,6 +24,8 @@ use aloft_plane::AttemptId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+use crate::clock;
+
 /// Where the attempts of one data plane have their directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptDirs {
@@ -370,7 +372,7 @@ pub struct ExitRecord {
 impl ExitRecord {
     /// A record of an end that is seen now.
     pub fn now(how: Exit) -> Self {
-        Self { how, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
+        Self { how, started_us: 0, ended_us: clock::now().as_microsecond(), oom: false }
     }
 }
 

@@ -104,9 +104,7 @@ pub(super) fn environment(
     vars.extend(attempt.envs.iter().cloned());
     vars.extend(identity(attempt, template));
     // A name that no process can have would make the start fail.
-    vars.retain(|name, value| {
-        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
-    });
+    vars.retain(|name, value| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
     vars.into_iter().collect()
 }
 
@@ -142,7 +140,13 @@ mod tests {
     use crate::process::tests::{attempt, endpoints};
 
     fn py() -> PyEnv {
-        PyEnv { bin_dir: PathBuf::from("/env/bin"), python: PathBuf::from("/env/bin/python"), id: "e".to_owned(), vars: Vec::new(), files: None }
+        PyEnv {
+            bin_dir: PathBuf::from("/env/bin"),
+            python: PathBuf::from("/env/bin/python"),
+            id: "e".to_owned(),
+            vars: Vec::new(),
+            files: None,
+        }
     }
 
     fn pair(key: &str, value: &str) -> KeyValuePair {
@@ -161,7 +165,9 @@ mod tests {
         a.envs = vec![("B".to_owned(), "run".to_owned()), ("RUN_NAME".to_owned(), "forged".to_owned())];
         let declared = [pair("A", "task"), pair("B", "task"), pair("_U_EP_OVERRIDE", "elsewhere:1"), pair("X=Y", "no")];
         let vars: BTreeMap<_, _> =
-            environment(&host, &py(), &endpoints(), &a, &TaskTemplate::default(), &declared, "/tmp/x").into_iter().collect();
+            environment(&host, &py(), &endpoints(), &a, &TaskTemplate::default(), &declared, "/tmp/x")
+                .into_iter()
+                .collect();
         let get = |name: &str| vars.get(name).map(String::as_str);
         for (name, want) in [
             ("A", Some("task")),
@@ -190,7 +196,15 @@ mod tests {
     #[test]
     fn aws_settings_of_the_machine_can_be_left_alone() {
         let quiet = Endpoints { export_aws: false, ..endpoints() };
-        let vars = environment(&HostEnv::default(), &py(), &quiet, &attempt("r", "a0", 1), &TaskTemplate::default(), &[], "/t");
+        let vars = environment(
+            &HostEnv::default(),
+            &py(),
+            &quiet,
+            &attempt("r", "a0", 1),
+            &TaskTemplate::default(),
+            &[],
+            "/t",
+        );
         assert!(!vars.iter().any(|(name, _)| name.starts_with("AWS_")));
         assert!(vars.iter().any(|(name, _)| name == "FLYTE_AWS_ENDPOINT"));
     }

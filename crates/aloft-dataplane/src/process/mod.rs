@@ -21,12 +21,7 @@ mod zygote;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, io, path::PathBuf, process::Stdio, time::Duration};
 
 use aloft_core::{AttemptOutcome, ErrorKind, OutputRefs, Phase, TaskError};
 use aloft_flyteidl2::flyteidl2::core::{Container, TaskTemplate};
@@ -39,6 +34,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use self::{dir::TaskRecord, zygote::Zygotes};
 pub use self::{
     dir::{AttemptDir, AttemptDirs, DirState, Exit, ExitRecord, LaunchRecord, ProcessId, ShimRecord},
     environ::{Credentials, Endpoints, HostEnv},
@@ -46,7 +42,6 @@ pub use self::{
     shim::shim_main,
     template::{Vars, substitute},
 };
-use self::{dir::TaskRecord, zygote::Zygotes};
 use crate::seam::PyEnv;
 
 /// How much longer than the task's grace a shim gets before it is killed itself.
@@ -135,7 +130,8 @@ impl ProcessExecutor {
     /// How the attempt ended, if it cannot be started.
     pub async fn launch(&self, prepared: Prepared) -> Result<Running, AttemptOutcome> {
         self.start(prepared).await.map_err(|e| {
-            let message = format!("Its process cannot be started: {e}. Is the disk full, or the limit of processes reached?");
+            let message =
+                format!("Its process cannot be started: {e}. Is the disk full, or the limit of processes reached?");
             AttemptOutcome::Lost(TaskError::new("LaunchFailed", message, ErrorKind::System, true))
         })
     }

@@ -18,21 +18,17 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use nix::{
     sys::{
         signal::Signal,
         socket::{ControlMessage, MsgFlags, sendmsg},
     },
-    unistd::{Pid, dup2_stdout, getppid, setsid},
+    unistd::{Pid, dup2_stdout, setsid},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::unix::{
-        OwnedReadHalf, OwnedWriteHalf,
-        pipe::Receiver,
-    },
+    net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe::Receiver},
     signal::unix::{Signal as SignalStream, SignalKind, signal},
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -41,7 +37,7 @@ use super::{
     dir::{self, Exit, ExitRecord, ProcessId, ShimRecord, TaskRecord},
     system,
 };
-use crate::logs::LogWriter;
+use crate::{clock, logs::LogWriter};
 
 /// How long a zygote has to answer before the task is started cold. A fork takes milliseconds; a machine under heavy load
 /// may need a second for it.
@@ -51,8 +47,9 @@ const ZYGOTE_PATIENCE: Duration = Duration::from_secs(5);
 /// process that left the session can keep it open.
 const DRAIN: Duration = Duration::from_millis(250);
 
-/// How long a line may stay unfinished before a follower is shown what there is of it.
-const PARTIAL: Duration = Duration::from_millis(300);
+/// How long a line may stay unfinished before a follower is shown what there is of it. Not extended by more output: a
+/// progress bar redraws its line for minutes without ever ending it.
+const PARTIAL: Duration = Duration::from_millis(400);
 
 /// How often a task whose zygote has died is looked at: nobody is told of its end.
 const LOOK: Duration = Duration::from_millis(100);
@@ -93,11 +90,12 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
         // A task must not live on unseen: if the machine kills the shim, the kernel kills the task.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).ok();
         // It may have died before that was said.
-        if getppid().to_string() != parent {
+        if nix::unistd::getppid().to_string() != parent {
             return 1;
         }
     }
-    let _ = (parent, getppid());
+    #[cfg(not(target_os = "linux"))]
+    let _ = parent;
     system::volunteer_for_oom();
     let error: Result<Infallible, io::Error> = Err(Command::new(program).args(args).exec());
     let Err(error) = error;
@@ -148,12 +146,13 @@ impl Shim {
         setsid().ok();
         let record = dir::read_task(dir)?;
         let mut log = LogWriter::append(&dir.join("log"))?;
-        let now = Timestamp::now();
+        let now = clock::now();
         for note in &record.notes {
             log.note(note, now);
         }
         let started_us = now.as_microsecond();
-        let mut shim = Self { dir: dir.to_owned(), record, log, started_us, oom_kills: system::oom_kills(), cold: None };
+        let mut shim =
+            Self { dir: dir.to_owned(), record, log, started_us, oom_kills: system::oom_kills(), cold: None };
         // Before anybody can be told to ask us to stop.
         let stop = signal(SignalKind::terminate())?;
         let (output, input) = io::pipe()?;
@@ -261,20 +260,25 @@ impl Shim {
         let mut chunk = vec![0; 64 * 1024];
         let mut open = true;
         let mut kill_at: Option<Instant> = None;
+        let mut show_at: Option<Instant> = None;
         let mut stopped = false;
         let how = loop {
+            show_at = self.log.has_partial().then(|| show_at.unwrap_or_else(|| Instant::now() + PARTIAL));
             tokio::select! {
                 read = output.read(&mut chunk), if open => match read {
-                    Ok(n @ 1..) => self.log.push(&chunk[..n], Timestamp::now()),
+                    Ok(n @ 1..) => self.log.push(&chunk[..n], clock::now()),
                     Ok(0) | Err(_) => open = false,
                 },
-                () = sleep(PARTIAL), if open && self.log.has_partial() => self.log.flush_partial(Timestamp::now()),
+                () = reached(show_at) => {
+                    show_at = None;
+                    self.log.flush_partial(clock::now());
+                }
                 _ = stop.recv(), if !stopped => {
                     stopped = true;
                     task.signal_group(Signal::SIGTERM);
                     kill_at = Some(Instant::now() + grace);
                 }
-                () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+                () = reached(kill_at) => {
                     kill_at = None;
                     task.signal_group(Signal::SIGKILL);
                 }
@@ -286,7 +290,7 @@ impl Shim {
         let drain = async {
             while open {
                 match output.read(&mut chunk).await {
-                    Ok(n @ 1..) => self.log.push(&chunk[..n], Timestamp::now()),
+                    Ok(n @ 1..) => self.log.push(&chunk[..n], clock::now()),
                     Ok(0) | Err(_) => open = false,
                 }
             }
@@ -300,11 +304,19 @@ impl Shim {
 
     /// Says how the task ended: the last act.
     fn end(self, how: Exit) -> io::Result<()> {
-        let now = Timestamp::now();
+        let now = clock::now();
         self.log.finish(now);
         let oom = matches!(how, Exit::Signal(9) | Exit::Code(137)) && system::oom_kills() > self.oom_kills;
         let record = ExitRecord { how, started_us: self.started_us, ended_us: now.as_microsecond(), oom };
         dir::write_json(&self.dir.join("exit.json"), &record)
+    }
+}
+
+/// Waits until `at`; for ever if there is no such time.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -319,14 +331,12 @@ impl Task {
     /// Waits for the end of the task, which stays uncollected. May be dropped and called again.
     async fn ended(&mut self) -> Exit {
         match self {
-            Self::Cold(child, ended) => {
-                loop {
-                    if let Some(how) = look_at(child) {
-                        return how;
-                    }
-                    ended.recv().await;
+            Self::Cold(child, ended) => loop {
+                if let Some(how) = look_at(child) {
+                    return how;
                 }
-            }
+                ended.recv().await;
+            },
             Self::Warm { id, answers, .. } => match Answer::read(answers).await {
                 Ok(Answer::Exit(code)) => Exit::Code(code),
                 Ok(Answer::Signal(signal)) => Exit::Signal(signal),

@@ -302,7 +302,9 @@ impl Loop {
         let free: Vec<AttemptId> = self
             .attempts_of(id)
             .filter(|(_, entry)| entry.item.state == State::Held)
-            .filter(|(other, _)| self.attempts_of(other).all(|(_, before)| before.dead || before.item.state == State::Held))
+            .filter(|(other, _)| {
+                self.attempts_of(other).all(|(_, before)| before.dead || before.item.state == State::Held)
+            })
             .map(|(other, _)| other.clone())
             .collect();
         for id in free {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Parts, report::Reporter};
 use crate::{
+    clock,
     logs::LogSink,
     process::{AttemptDir, Exit, ExitRecord, LaunchRecord, Recovery, Results, Running, blocking, exit_record, judge},
     seam::NativeTask,
@@ -130,7 +131,7 @@ impl Attempt {
                 dir.begin(&LaunchRecord::new(&lease.id, lease.token))?;
                 let mut log = crate::logs::LogWriter::append(&dir.log())?;
                 for line in lines {
-                    log.note(&line, jiff::Timestamp::now());
+                    log.note(&line, clock::now());
                 }
                 dir.write_exit(&ExitRecord::now(Exit::NotStarted("refused".to_owned())))
             };
@@ -156,11 +157,11 @@ impl Attempt {
         };
         let version = template.metadata.runtime.version.clone();
         let prepare = async {
-            let env = self.parts.environments.resolve(&container.image, &version).await.map_err(|error| {
-                match error.kind {
-                    ErrorKind::System => AttemptOutcome::Lost(error),
-                    _ => AttemptOutcome::Failed(error, OutputRefs::default()),
-                }
+            let env = self.parts.environments.resolve(&container.image, &version).await.map_err(|error| match error
+                .kind
+            {
+                ErrorKind::System => AttemptOutcome::Lost(error),
+                _ => AttemptOutcome::Failed(error, OutputRefs::default()),
             })?;
             self.parts.executor.prepare(&self.leased, template, container, &env, self.notes.clone()).await
         };

@@ -12,7 +12,7 @@ use buffa::Message;
 use libtest_mimic::Trial;
 use tokio::time::Instant;
 
-use crate::{Bench, alive, lines, sdk, trial, until};
+use crate::{Bench, alive, lines, sdk, seconds, trial, until};
 
 pub(crate) fn trials(out: &mut Vec<Trial>) {
     for warm in [false, true] {
@@ -35,6 +35,8 @@ pub(crate) fn trials(out: &mut Vec<Trial>) {
     if sdk().is_some() {
         out.extend([
             trial("odd_environments_start_cold", odd_environments),
+            trial("warm_tasks_draw_random_numbers_of_their_own", randomness),
+            trial("a_zygote_of_changed_packages_is_replaced", stale_zygote),
             trial("a_zygote_that_dies_is_replaced_and_its_tasks_go_on", dead_zygote),
             trial("a_zygote_ends_with_its_last_task", zygote_end),
             trial("a_broken_environment_starts_cold", broken_environment),
@@ -50,7 +52,8 @@ async fn launch(executor: &ProcessExecutor, bench: &Bench, attempt: &LeasedAttem
         _ => panic!("no container"),
     };
     let notes = vec!["a note".to_owned()];
-    let prepared = executor.prepare(attempt, template, &container, &bench.env, notes).await.unwrap_or_else(|e| panic!("{e:?}"));
+    let prepared =
+        executor.prepare(attempt, template, &container, &bench.env, notes).await.unwrap_or_else(|e| panic!("{e:?}"));
     executor.launch(prepared).await.unwrap_or_else(|e| panic!("{e:?}"))
 }
 
@@ -90,7 +93,13 @@ sys.stdout.write('no end')
     let mut want: Vec<String> =
         (0..200).flat_map(|n| [format!("out {n}\n"), format!("\x1b[31merr {n}\x1b[0m\n")]).collect();
     want.push("10%\r20%\rno end".to_owned());
-    let text: Vec<String> = log[1..].iter().map(|(system, line)| { assert!(!system); line.clone() }).collect();
+    let text: Vec<String> = log[1..]
+        .iter()
+        .map(|(system, line)| {
+            assert!(!system);
+            line.clone()
+        })
+        .collect();
     assert_eq!(text, want);
 }
 
@@ -108,7 +117,10 @@ async fn exits(warm: bool) {
         ("import os; os.kill(os.getpid(), 15)", Exit::Signal(15)),
         ("raise KeyboardInterrupt", Exit::Signal(2)),
         ("import atexit; atexit.register(lambda: print('bye')); raise SystemExit(257)", Exit::Code(1)),
-        ("import threading,time; threading.Thread(target=lambda: (time.sleep(.2), print('bye'))).start()", Exit::Code(0)),
+        (
+            "import threading,time; threading.Thread(target=lambda: (time.sleep(.2), print('bye'))).start()",
+            Exit::Code(0),
+        ),
     ];
     for (n, (code, want)) in table.into_iter().enumerate() {
         let (exit, log) = run(&executor, &bench, &format!("a{n}"), code).await;
@@ -179,7 +191,11 @@ print(json.dumps({
 async fn stopping(warm: bool) {
     let bench = Bench::new();
     let executor = bench.executor(warm);
-    let graceful = bench.attempt("soft", &["a0", "
+    let graceful = bench.attempt(
+        "soft",
+        &[
+            "a0",
+            "
 import signal, time
 def end(*_):
     print('cleaned up')
@@ -187,14 +203,22 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 print('up')
 time.sleep(60)
-"]);
-    let stubborn = bench.attempt("hard", &["a0", "
+",
+        ],
+    );
+    let stubborn = bench.attempt(
+        "hard",
+        &[
+            "a0",
+            "
 import signal, time, subprocess
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(['sleep', '60'], process_group=0)
 print('up', child.pid)
 time.sleep(60)
-"]);
+",
+        ],
+    );
     for (attempt, want, slow) in [(graceful, Exit::Code(0), false), (stubborn, Exit::Signal(9), true)] {
         let mut running = launch(&executor, &bench, &attempt).await;
         let log = running.dir().log();
@@ -228,13 +252,19 @@ async fn leftovers(warm: bool) {
 /// its output and its exit code.
 async fn adoption(warm: bool) {
     let bench = Bench::new();
-    let attempt = bench.attempt("a0", &["a0", "
+    let attempt = bench.attempt(
+        "a0",
+        &[
+            "a0",
+            "
 import time
 print('before', flush=True)
 time.sleep(1.5)
 print('after')
 sys.exit(4)
-"]);
+",
+        ],
+    );
     let executor = bench.executor(warm);
     let running = launch(&executor, &bench, &attempt).await;
     let pid = task_pid(&bench, &attempt);
@@ -255,11 +285,17 @@ sys.exit(4)
 async fn dead_shim(warm: bool) {
     let bench = Bench::new();
     let executor = bench.executor(warm);
-    let attempt = bench.attempt("a0", &["a0", "
+    let attempt = bench.attempt(
+        "a0",
+        &[
+            "a0",
+            "
 import time, subprocess
 print('child', subprocess.Popen(['sleep', '60']).pid)
 time.sleep(60)
-"]);
+",
+        ],
+    );
     let mut running = launch(&executor, &bench, &attempt).await;
     let log = running.dir().log();
     until("it is up", || fs::read_to_string(&log).is_ok_and(|text| text.contains("child"))).await;
@@ -278,19 +314,25 @@ async fn live_log(warm: bool) {
     use futures::StreamExt;
     let bench = Bench::new();
     let executor = bench.executor(warm);
-    let attempt = bench.attempt("a0", &["a0", "
+    let attempt = bench.attempt(
+        "a0",
+        &[
+            "a0",
+            "
 import time
 for n in range(5):
     print('at', time.time())
     time.sleep(.3)
-"]);
+",
+        ],
+    );
     let logs = Logs::new(bench.dirs());
     assert!(logs.tail(&attempt.lease.id).await.is_err_and(|e| e.to_string().contains("has no log yet")));
     let mut running = launch(&executor, &bench, &attempt).await;
     let mut stream = logs.tail(&attempt.lease.id).await.unwrap();
     let mut seen = 0;
     while let Some(batch) = stream.next().await {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let now = seconds();
         for line in batch.unwrap() {
             if let Some(at) = line.message.strip_prefix("at ") {
                 let late = now - at.trim().parse::<f64>().unwrap();
@@ -376,6 +418,43 @@ async fn dead_zygote() {
     let mut running = launch(&executor, &bench, &second).await;
     assert!(is_warm(&bench, &second));
     assert_eq!(running.ended().await.how, Exit::Code(0));
+}
+
+async fn randomness() {
+    let bench = Bench::new();
+    let executor = bench.executor(true);
+    let code =
+        "import random, uuid, os, tempfile; print(random.random(), uuid.uuid4(), os.urandom(8), tempfile.mkdtemp())";
+    let (_, first) = run(&executor, &bench, "a1", code).await;
+    let (_, second) = run(&executor, &bench, "a2", code).await;
+    let words = |log: &[(bool, String)]| log[1].1.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    for (a, b) in words(&first).into_iter().zip(words(&second)) {
+        assert_ne!(a, b);
+    }
+}
+
+/// The packages of an environment can change under a zygote (`pip install` by the person who runs Aloft).
+async fn stale_zygote() {
+    let bench = Bench::new();
+    let executor = bench.executor(true);
+    let start = async |action: &str| {
+        let attempt = bench.attempt(
+            action,
+            &["a0", "import sysconfig, time; print(sysconfig.get_paths()['purelib']); time.sleep(.3)"],
+        );
+        let mut running = launch(&executor, &bench, &attempt).await;
+        assert!(is_warm(&bench, &attempt));
+        let zygote = parent(task_pid(&bench, &attempt));
+        running.ended().await;
+        let log = lines(Logs::new(bench.dirs()).tail(&attempt.lease.id).await.unwrap()).await;
+        (zygote, log[1].1.trim().to_owned())
+    };
+    let (first, packages) = start("a1").await;
+    assert_eq!(start("a2").await.0, first);
+    let new = std::path::Path::new(&packages).join(format!("aloft-test-{}", std::process::id()));
+    fs::write(&new, "").unwrap();
+    fs::remove_file(&new).unwrap();
+    assert_ne!(start("a3").await.0, first);
 }
 
 async fn zygote_end() {

@@ -163,6 +163,12 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("waited 15 s in vain: {what}");
 }
 
+/// Seconds since the epoch, as Python's `time.time()` says them.
+#[expect(clippy::disallowed_methods, reason = "compared with what a process prints")]
+fn seconds() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
 /// Whether process `pid` runs.
 fn alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))

@@ -11,7 +11,7 @@ use aloft_flyteidl2::flyteidl2::core::Container;
 use aloft_plane::LeasedAttempt;
 use libtest_mimic::Trial;
 
-use crate::{Bench, lines, plane::Files, sdk, trial};
+use crate::{Bench, lines, plane::Files, sdk, seconds, trial};
 
 pub(crate) fn trials(out: &mut Vec<Trial>) {
     if sdk().is_none() {
@@ -76,11 +76,35 @@ fn prepare(bench: &Bench, action: &str, function: &str) -> (LeasedAttempt, Conta
     fs::write(&attempt.input_uri, b"").unwrap();
     let bundle = bundle(bench);
     let args = [
-        "a0", "--inputs", "{{.input}}", "--outputs-path", "{{.outputPrefix}}", "--version", "v1", "--raw-data-path",
-        "{{.rawOutputDataPrefix}}", "--checkpoint-path", "{{.checkpointOutputPrefix}}", "--prev-checkpoint",
-        "{{.prevCheckpointPrefix}}", "--run-name", "{{.runName}}", "--name", "{{.actionName}}", "--run-start-time",
-        "{{.runStartTime}}", "--tgz", &bundle, "--dest", ".", "--resolver",
-        "flyte._internal.resolvers.default.DefaultTaskResolver", "mod", "tasks", "instance", function,
+        "a0",
+        "--inputs",
+        "{{.input}}",
+        "--outputs-path",
+        "{{.outputPrefix}}",
+        "--version",
+        "v1",
+        "--raw-data-path",
+        "{{.rawOutputDataPrefix}}",
+        "--checkpoint-path",
+        "{{.checkpointOutputPrefix}}",
+        "--prev-checkpoint",
+        "{{.prevCheckpointPrefix}}",
+        "--run-name",
+        "{{.runName}}",
+        "--name",
+        "{{.actionName}}",
+        "--run-start-time",
+        "{{.runStartTime}}",
+        "--tgz",
+        &bundle,
+        "--dest",
+        ".",
+        "--resolver",
+        "flyte._internal.resolvers.default.DefaultTaskResolver",
+        "mod",
+        "tasks",
+        "instance",
+        function,
     ];
     (attempt, Container { args: args.map(str::to_owned).to_vec(), ..Container::default() })
 }
@@ -156,11 +180,12 @@ async fn figures() {
         let mut times = Vec::new();
         for n in 0..12 {
             let (attempt, container) = prepare(&bench, &format!("{}{n}", if warm { "w" } else { "c" }), "fine");
-            let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-            let prepared = executor.prepare(&attempt, &Default::default(), &container, &bench.env, Vec::new()).await.unwrap();
+            let began = seconds();
+            let prepared =
+                executor.prepare(&attempt, &Default::default(), &container, &bench.env, Vec::new()).await.unwrap();
             let mut running = executor.launch(prepared).await.unwrap_or_else(|e| panic!("{e:?}"));
             running.ended().await;
-            let ended = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+            let ended = seconds();
             let log = lines(Logs::new(bench.dirs()).tail(&attempt.lease.id).await.unwrap()).await;
             let loaded = log.iter().find_map(|(_, line)| line.strip_prefix("loaded ")).unwrap();
             times.push(((loaded.trim().parse::<f64>().unwrap() - began) * 1e3, (ended - began) * 1e3));

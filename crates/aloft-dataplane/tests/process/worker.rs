@@ -162,7 +162,10 @@ async fn refusals() {
     let table = [
         (with("gpu", Container { resources: resources.into(), ..Container::default() }), "UnsatisfiableResources"),
         (with("none", Container::default()), "UnsupportedTask"),
-        (with("shell", Container { command: vec!["/bin/nothing".to_owned()], ..Container::default() }), "UnsupportedTask"),
+        (
+            with("shell", Container { command: vec!["/bin/nothing".to_owned()], ..Container::default() }),
+            "UnsupportedTask",
+        ),
         (with("image", Container { image: "missing".to_owned(), ..Container::default() }), "ImageNotFound"),
         (garbage, "UnsupportedTask"),
         (empty, "UnsupportedTask"),
@@ -235,7 +238,8 @@ async fn judged() {
     let code = String::from_utf8_lossy(&durable.task_spec).into_owned();
     assert!(code.contains("outputs.pb"));
     let out = &durable.output_prefix;
-    let code = format!("import os, time; os.makedirs({out:?}); open({out:?} + '/outputs.pb', 'w').close(); time.sleep(60)");
+    let code =
+        format!("import os, time; os.makedirs({out:?}); open({out:?} + '/outputs.pb', 'w').close(); time.sleep(60)");
     durable.task_spec = spec("python", &["a0", &code]).encode_to_vec().into();
     let all = [(&well, "ok"), (&badly, "NonZeroExit"), (&lost, "ProcessLost"), (&durable, "ok")];
     for (attempt, _) in &all {
@@ -333,9 +337,12 @@ async fn admission() {
     }
     // Eight by CPU: 500 m each of 4000 m.
     assert_eq!(counting.most.load(Ordering::SeqCst), 8);
-    assert!(plane.reports(&all[149].lease.id).iter().any(
-        |p| matches!(p, Progress::Waiting { reason } if reason.contains("CPU"))
-    ));
+    assert!(
+        plane
+            .reports(&all[149].lease.id)
+            .iter()
+            .any(|p| matches!(p, Progress::Waiting { reason } if reason.contains("CPU")))
+    );
     worker.stop().await;
 }
 
@@ -346,7 +353,8 @@ async fn crashes() {
     let ran = bench.home.path().join("ran");
     let all: Vec<_> = (0..30)
         .map(|n| {
-            let before = format!("open({:?}, 'a').write('{n}\\n'); import time; time.sleep({})", ran, f64::from(n % 7) / 20.0);
+            let before =
+                format!("open({:?}, 'a').write('{n}\\n'); import time; time.sleep({})", ran, f64::from(n % 7) / 20.0);
             succeeding(&bench, &format!("a{n}"), &before)
         })
         .collect();
