@@ -147,29 +147,32 @@ impl AttemptDir {
         self.path.join("exit.json")
     }
 
-    /// Makes the directories and says, durably, that the attempt may have been started from now on.
+    /// Makes the directories and says, durably, that the attempt may have been started from now on. Returns the lock that
+    /// its shim will hold.
     ///
     /// # Errors
-    /// If the disk is full or the directory cannot be written.
-    pub fn begin(&self, launch: &LaunchRecord) -> io::Result<()> {
-        let made = missing_below(&self.root, &self.path);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(".live"))?;
+    /// If the disk is full, the directory cannot be written, or a shim holds it.
+    pub fn begin(&self, launch: &LaunchRecord) -> io::Result<File> {
+        let dirs: Vec<&Path> = self.path.ancestors().take_while(|dir| dir.starts_with(&self.root)).collect();
+        let make = |dir: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        make(&self.path)?;
+        make(&self.root.join(".live"))?;
+        // Before anything is touched that a living task might use.
+        let lock = self.try_lock()?.ok_or_else(|| io::Error::other("a process of this attempt still runs"))?;
         for fresh in [self.work(), self.scratch.clone()] {
             remove_dir(&fresh)?;
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&fresh)?;
+            make(&fresh)?;
         }
         // Left by a run of the same attempt that is repeated.
-        for file in ["shim.json", "exec-error"] {
+        for file in ["shim.json", "exec-error", "exit.json"] {
             remove_file(&self.path.join(file))?;
         }
-        remove_file(&self.exit())?;
         write_json(&self.live, launch)?;
         write_json(&self.path.join("launch.json"), launch)?;
-        for dir in made {
+        for dir in dirs {
             File::open(dir)?.sync_all()?;
         }
-        Ok(())
+        Ok(lock)
     }
 
     /// Writes what the shim has to start.
@@ -225,6 +228,11 @@ impl AttemptDir {
 
     pub(super) fn read_shim(&self) -> io::Result<Option<ShimRecord>> {
         read_json(&self.path.join("shim.json"))
+    }
+
+    /// What the shim said when it failed; empty if it did not.
+    pub(super) fn shim_errors(&self) -> String {
+        fs::read_to_string(self.path.join("shim.err")).unwrap_or_default()
     }
 
     /// Says how the attempt ended, in place of a shim that did not.
@@ -359,6 +367,13 @@ pub struct ExitRecord {
     pub oom: bool,
 }
 
+impl ExitRecord {
+    /// A record of an end that is seen now.
+    pub fn now(how: Exit) -> Self {
+        Self { how, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -393,12 +408,6 @@ pub(super) fn write_json<T: Serialize>(path: &Path, record: &T) -> io::Result<()
 
 pub(super) fn read_task(dir: &Path) -> io::Result<TaskRecord> {
     Ok(serde_json::from_slice(&fs::read(dir.join("task.json"))?)?)
-}
-
-/// The directories on the way from `root` to `path` whose entries change when `path` is made: those that exist are
-/// synced too when something is made in them.
-fn missing_below(root: &Path, path: &Path) -> Vec<PathBuf> {
-    path.ancestors().take_while(|p| p.starts_with(root)).map(Path::to_owned).collect()
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

@@ -63,6 +63,7 @@ impl HostEnv {
         // Code comes from the bundle, never from the source tree of whoever runs Aloft.
         vars.insert("PYTHONPATH".to_owned(), String::new());
         vars.insert("DO_NOT_TRACK".to_owned(), "1".to_owned());
+        vars.extend(env.vars.iter().cloned());
         vars
     }
 }
@@ -141,7 +142,7 @@ mod tests {
     use crate::process::tests::{attempt, endpoints};
 
     fn py() -> PyEnv {
-        PyEnv { bin_dir: PathBuf::from("/env/bin"), python: PathBuf::from("/env/bin/python"), id: "e".to_owned() }
+        PyEnv { bin_dir: PathBuf::from("/env/bin"), python: PathBuf::from("/env/bin/python"), id: "e".to_owned(), vars: Vec::new(), files: None }
     }
 
     fn pair(key: &str, value: &str) -> KeyValuePair {

@@ -23,7 +23,6 @@ use nix::{
     sys::{
         signal::Signal,
         socket::{ControlMessage, MsgFlags, sendmsg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::{Pid, dup2_stdout, getppid, setsid},
 };
@@ -61,7 +60,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The first word of the second stage's arguments.
 const EXEC: &str = "--exec";
 
-/// Runs the shim with the arguments after the subcommand, and returns its exit code.
+/// Runs the shim with the arguments after the subcommand, and returns its exit code. Must be called before this process
+/// opens anything: it closes what it finds open.
 ///
 /// `aloft shim DIR` is the shim of the attempt in DIR. `aloft shim --exec PARENT DIR PROGRAM ARGS...` is its own second
 /// stage, which becomes a task that is started cold.
@@ -73,6 +73,7 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> i32 {
         return become_task(&parent.to_string_lossy(), Path::new(&dir), &program, args);
     }
     let dir = PathBuf::from(first);
+    close_inherited();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return give_up(&dir, &format!("the shim cannot start: {e}")),
@@ -105,11 +106,19 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
     127
 }
 
+/// Closes what Aloft was started with and handed down unknowingly: a pipe held open for days would keep whoever reads it
+/// waiting, and a task could write into it.
+fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/dev/fd") else { return };
+    let open: Vec<i32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        nix::unistd::close(fd).ok();
+    }
+}
+
 /// The shim itself failed, for instance because the disk is full: the task does not run, or is about to be killed.
 fn give_up(dir: &Path, why: &str) -> i32 {
-    let now = Timestamp::now().as_microsecond();
-    let how = Exit::NotStarted(why.to_owned());
-    dir::write_json(&dir.join("exit.json"), &ExitRecord { how, started_us: 0, ended_us: now, oom: false }).ok();
+    dir::write_json(&dir.join("exit.json"), &ExitRecord::now(Exit::NotStarted(why.to_owned()))).ok();
     1
 }
 
@@ -311,15 +320,11 @@ impl Task {
     async fn ended(&mut self) -> Exit {
         match self {
             Self::Cold(child, ended) => {
-                let pid = Pid::from_raw(child.id().cast_signed());
                 loop {
-                    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-                    match waitid(Id::Pid(pid), look) {
-                        Ok(WaitStatus::Exited(_, code)) => return Exit::Code(code),
-                        Ok(WaitStatus::Signaled(_, signal, _)) => return Exit::Signal(signal as i32),
-                        Ok(_) => ended.recv().await,
-                        Err(_) => return Exit::Unknown,
-                    };
+                    if let Some(how) = look_at(child) {
+                        return how;
+                    }
+                    ended.recv().await;
                 }
             }
             Self::Warm { id, answers, .. } => match Answer::read(answers).await {
@@ -355,6 +360,32 @@ impl Task {
         if let Self::Cold(child, _) = self {
             child.wait().ok();
         }
+    }
+}
+
+/// How our child ended, if it has. It stays uncollected, so that its number is not given to another process.
+#[cfg(target_os = "linux")]
+fn look_at(child: &mut Child) -> Option<Exit> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(Pid::from_raw(child.id().cast_signed())), flags) {
+        Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
+        Ok(_) => None,
+        Err(_) => Some(Exit::Unknown),
+    }
+}
+
+/// How our child ended, if it has.
+#[cfg(not(target_os = "linux"))]
+fn look_at(child: &mut Child) -> Option<Exit> {
+    use std::os::unix::process::ExitStatusExt;
+
+    match child.try_wait() {
+        Ok(Some(status)) => Some(status.code().map_or(Exit::Signal(status.signal().unwrap_or(0)), Exit::Code)),
+        Ok(None) => None,
+        Err(_) => Some(Exit::Unknown),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -51,11 +51,37 @@ struct Zygote {
 #[derive(Clone, Debug)]
 enum State {
     Starting,
-    Ready(PathBuf),
+    /// It takes tasks.
+    Ready(Ready),
     /// It has ended.
     Ended,
     /// It could not start.
     Failed(Instant),
+}
+
+#[derive(Clone, Debug)]
+struct Ready {
+    /// Where to ask it.
+    socket: PathBuf,
+    /// The directory of the environment's packages, and when something was last installed there. A zygote has what was
+    /// there at its start.
+    packages: PathBuf,
+    installed: Option<SystemTime>,
+}
+
+impl Ready {
+    fn new(socket: PathBuf, packages: &str) -> Self {
+        let packages = PathBuf::from(packages.trim());
+        Self { socket, installed: modified(&packages), packages }
+    }
+
+    fn is_stale(&self) -> bool {
+        modified(&self.packages) != self.installed
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
 }
 
 impl Zygotes {
@@ -84,9 +110,10 @@ impl Zygotes {
             zygote.used = now;
             let state = zygote.state.borrow().clone();
             match state {
-                State::Starting | State::Ready(_) => return zygote.state.clone(),
+                State::Starting => return zygote.state.clone(),
+                State::Ready(ready) if !ready.is_stale() => return zygote.state.clone(),
                 State::Failed(at) if now.duration_since(at) < REST => return zygote.state.clone(),
-                State::Failed(_) | State::Ended => {}
+                State::Ready(_) | State::Failed(_) | State::Ended => {}
             }
         }
         living.remove(&env.id);
@@ -106,7 +133,7 @@ impl Zygotes {
         let mut state = self.of(env);
         let settled = timeout(PATIENCE, state.wait_for(|s| !matches!(s, State::Starting))).await.ok()?.ok()?;
         match &*settled {
-            State::Ready(socket) => Some(socket.clone()),
+            State::Ready(ready) => Some(ready.socket.clone()),
             _ => None,
         }
     }
@@ -155,16 +182,16 @@ async fn attend(mut child: Child, socket: PathBuf, name: String, state: watch::S
     if let Some(out) = child.stdout.take() {
         BufReader::new(out).read_line(&mut said).await.ok();
     }
-    if said.trim() != "ready" {
+    let Some(packages) = said.strip_prefix("ready ") else {
         let why = if said.trim().is_empty() { last_line(&socket.with_extension("log")) } else { said.trim().to_owned() };
         tracing::warn!(env = name, "tasks of this environment start cold: its zygote did not start: {why}");
         child.start_kill().ok();
         child.wait().await.ok();
         state.send_replace(State::Failed(Instant::now()));
         return;
-    }
+    };
     tracing::debug!(env = name, pid = child.id(), "zygote ready");
-    state.send_replace(State::Ready(socket));
+    state.send_replace(State::Ready(Ready::new(socket, packages)));
     let status = child.wait().await;
     tracing::debug!(env = name, "zygote ended: {status:?}");
     state.send_replace(State::Ended);

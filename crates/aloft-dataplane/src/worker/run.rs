@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Parts, report::Reporter};
 use crate::{
     logs::LogSink,
-    process::{AttemptDir, Exit, ExitRecord, LaunchRecord, Recovery, Results, Running, blocking, judge},
+    process::{AttemptDir, Exit, ExitRecord, LaunchRecord, Recovery, Results, Running, blocking, exit_record, judge},
     seam::NativeTask,
 };
 
@@ -132,7 +132,7 @@ impl Attempt {
                 for line in lines {
                     log.note(&line, jiff::Timestamp::now());
                 }
-                dir.write_exit(&ended(Exit::NotStarted("refused".to_owned())))
+                dir.write_exit(&ExitRecord::now(Exit::NotStarted("refused".to_owned())))
             };
             if let Err(e) = blocking(write).await {
                 tracing::warn!(attempt = %self.leased.lease.id, "its log cannot be written: {e}");
@@ -193,21 +193,10 @@ impl Attempt {
 
     /// Judges an attempt whose shim is gone.
     async fn judge_remains(&self) -> End {
-        let (executor, id, dir) = (self.parts.executor.clone(), self.leased.lease.id.clone(), self.dir());
-        let look = move || {
-            if let Some(exit) = dir.read_exit()? {
-                return Ok(exit);
-            }
-            executor.kill_leftovers(&id)?;
-            let exit = ended(Exit::Unknown);
-            if dir.path().exists() {
-                dir.write_exit(&exit)?;
-            }
-            Ok(exit)
-        };
-        let exit = blocking(look).await.unwrap_or_else(|e| {
+        let dir = self.dir();
+        let exit = blocking(move || exit_record(&dir)).await.unwrap_or_else(|e| {
             tracing::warn!(attempt = %self.leased.lease.id, "how this attempt ended cannot be read: {e}");
-            ended(Exit::Unknown)
+            ExitRecord::now(Exit::Unknown)
         });
         self.judge(&exit).await
     }
@@ -267,7 +256,7 @@ impl Attempt {
         };
         log.flush();
         let dir = self.dir();
-        blocking(move || dir.write_exit(&ended(Exit::Code(0)))).await.ok();
+        blocking(move || dir.write_exit(&ExitRecord::now(Exit::Code(0)))).await.ok();
         end
     }
 
@@ -280,10 +269,6 @@ impl Attempt {
             done = work => Ok(done),
         }
     }
-}
-
-fn ended(how: Exit) -> ExitRecord {
-    ExitRecord { how, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
 }
 
 fn malformed(why: &str) -> AttemptOutcome {
