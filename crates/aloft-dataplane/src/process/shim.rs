@@ -24,7 +24,7 @@ use nix::{
         signal::Signal,
         socket::{ControlMessage, MsgFlags, sendmsg},
     },
-    unistd::{Pid, dup2_stdout, getppid, setsid},
+    unistd::{Pid, dup2_stdout, setsid},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -51,8 +51,9 @@ const ZYGOTE_PATIENCE: Duration = Duration::from_secs(5);
 /// process that left the session can keep it open.
 const DRAIN: Duration = Duration::from_millis(250);
 
-/// How long a line may stay unfinished before a follower is shown what there is of it.
-const PARTIAL: Duration = Duration::from_millis(300);
+/// How long a line may stay unfinished before a follower is shown what there is of it. Not extended by more output: a
+/// progress bar redraws its line for minutes without ever ending it.
+const PARTIAL: Duration = Duration::from_millis(400);
 
 /// How often a task whose zygote has died is looked at: nobody is told of its end.
 const LOOK: Duration = Duration::from_millis(100);
@@ -93,11 +94,12 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
         // A task must not live on unseen: if the machine kills the shim, the kernel kills the task.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).ok();
         // It may have died before that was said.
-        if getppid().to_string() != parent {
+        if nix::unistd::getppid().to_string() != parent {
             return 1;
         }
     }
-    let _ = (parent, getppid());
+    #[cfg(not(target_os = "linux"))]
+    let _ = parent;
     system::volunteer_for_oom();
     let error: Result<Infallible, io::Error> = Err(Command::new(program).args(args).exec());
     let Err(error) = error;
@@ -261,20 +263,25 @@ impl Shim {
         let mut chunk = vec![0; 64 * 1024];
         let mut open = true;
         let mut kill_at: Option<Instant> = None;
+        let mut show_at: Option<Instant> = None;
         let mut stopped = false;
         let how = loop {
+            show_at = self.log.has_partial().then(|| show_at.unwrap_or_else(|| Instant::now() + PARTIAL));
             tokio::select! {
                 read = output.read(&mut chunk), if open => match read {
                     Ok(n @ 1..) => self.log.push(&chunk[..n], Timestamp::now()),
                     Ok(0) | Err(_) => open = false,
                 },
-                () = sleep(PARTIAL), if open && self.log.has_partial() => self.log.flush_partial(Timestamp::now()),
+                () = reached(show_at) => {
+                    show_at = None;
+                    self.log.flush_partial(Timestamp::now());
+                }
                 _ = stop.recv(), if !stopped => {
                     stopped = true;
                     task.signal_group(Signal::SIGTERM);
                     kill_at = Some(Instant::now() + grace);
                 }
-                () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+                () = reached(kill_at) => {
                     kill_at = None;
                     task.signal_group(Signal::SIGKILL);
                 }
@@ -305,6 +312,14 @@ impl Shim {
         let oom = matches!(how, Exit::Signal(9) | Exit::Code(137)) && system::oom_kills() > self.oom_kills;
         let record = ExitRecord { how, started_us: self.started_us, ended_us: now.as_microsecond(), oom };
         dir::write_json(&self.dir.join("exit.json"), &record).map(drop)
+    }
+}
+
+/// Waits until `at`; for ever if there is no such time.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -345,6 +345,8 @@ class Zygote:
         for other in self.tasks.values():
             if other is not task:
                 other.connection.close()
+                for fd in other.fds:
+                    os.close(fd)
             if other.go is not None:
                 os.close(other.go)
         for wanted, fd in enumerate(fds):

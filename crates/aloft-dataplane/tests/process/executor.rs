@@ -35,6 +35,8 @@ pub(crate) fn trials(out: &mut Vec<Trial>) {
     if sdk().is_some() {
         out.extend([
             trial("odd_environments_start_cold", odd_environments),
+            trial("warm_tasks_draw_random_numbers_of_their_own", randomness),
+            trial("a_zygote_of_changed_packages_is_replaced", stale_zygote),
             trial("a_zygote_that_dies_is_replaced_and_its_tasks_go_on", dead_zygote),
             trial("a_zygote_ends_with_its_last_task", zygote_end),
             trial("a_broken_environment_starts_cold", broken_environment),
@@ -376,6 +378,39 @@ async fn dead_zygote() {
     let mut running = launch(&executor, &bench, &second).await;
     assert!(is_warm(&bench, &second));
     assert_eq!(running.ended().await.how, Exit::Code(0));
+}
+
+async fn randomness() {
+    let bench = Bench::new();
+    let executor = bench.executor(true);
+    let code = "import random, uuid, os, tempfile; print(random.random(), uuid.uuid4(), os.urandom(8), tempfile.mkdtemp())";
+    let (_, first) = run(&executor, &bench, "a1", code).await;
+    let (_, second) = run(&executor, &bench, "a2", code).await;
+    let words = |log: &[(bool, String)]| log[1].1.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    for (a, b) in words(&first).into_iter().zip(words(&second)) {
+        assert_ne!(a, b);
+    }
+}
+
+/// The packages of an environment can change under a zygote (`pip install` by the person who runs Aloft).
+async fn stale_zygote() {
+    let bench = Bench::new();
+    let executor = bench.executor(true);
+    let start = async |action: &str| {
+        let attempt = bench.attempt(action, &["a0", "import sysconfig, time; print(sysconfig.get_paths()['purelib']); time.sleep(.3)"]);
+        let mut running = launch(&executor, &bench, &attempt).await;
+        assert!(is_warm(&bench, &attempt));
+        let zygote = parent(task_pid(&bench, &attempt));
+        running.ended().await;
+        let log = lines(Logs::new(bench.dirs()).tail(&attempt.lease.id).await.unwrap()).await;
+        (zygote, log[1].1.trim().to_owned())
+    };
+    let (first, packages) = start("a1").await;
+    assert_eq!(start("a2").await.0, first);
+    let new = std::path::Path::new(&packages).join(format!("aloft-test-{}", std::process::id()));
+    fs::write(&new, "").unwrap();
+    fs::remove_file(&new).unwrap();
+    assert_ne!(start("a3").await.0, first);
 }
 
 async fn zygote_end() {
