@@ -125,10 +125,11 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let logs = Arc::new(DevLogs(Logs::new(dirs.clone())));
     let plane = Arc::new(Data::new(objects.clone(), environments.clone(), logs, Arc::new(clock)));
     let settings = Settings::local(url.clone());
-    let control =
-        Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone());
+    let control = Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone());
     first_records(&control).await?;
 
+    // From here on there is something to end well.
+    let signalled = signals();
     let worker = start_worker(&control, &objects, dirs, environments, port, !args.cold)?;
     let app = http::app(&control, &objects).map_err(Exit::other)?;
     let servers: Vec<_> = listeners
@@ -148,7 +149,7 @@ async fn dev(args: Args) -> Result<(), Exit> {
     if ended.is_ok() {
         dir.write("endpoint", url.as_bytes(), 0o600)?;
         banner(&url, &dir, &args);
-        signalled().await;
+        signalled.await;
         say("Stopping. Tasks that run keep running, and are found again at the next start.");
     }
     worker.stop().await;
@@ -241,7 +242,8 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
         Some(dir) => PathBuf::from(dir),
         None => {
             let home = std::env::var_os("HOME").filter(|v| !v.is_empty());
-            let home = home.ok_or_else(|| Exit::new(Kind::DataDir, "HOME is not set; name a directory with --data-dir"))?;
+            let home =
+                home.ok_or_else(|| Exit::new(Kind::DataDir, "HOME is not set; name a directory with --data-dir"))?;
             Path::new(&home).join(".local/share")
         }
     };
@@ -324,7 +326,10 @@ fn check_python(named: Option<&Path>) -> Result<(), Exit> {
         } else {
             Err(Exit::new(
                 Kind::MissingPython,
-                format!("--python {} is not a program; name a Python interpreter that has `flyte` installed", path.display()),
+                format!(
+                    "--python {} is not a program; name a Python interpreter that has `flyte` installed",
+                    path.display()
+                ),
             ))
         };
     }
@@ -417,17 +422,22 @@ fn banner(url: &str, dir: &DataDir, args: &Args) {
     say("Stop with Ctrl-C.");
 }
 
-async fn signalled() {
+/// Ends with the first Ctrl-C or SIGTERM after this call.
+fn signals() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
+    let streams = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
+    async move {
+        match streams {
+            Ok((mut interrupt, mut terminate)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
             }
-        }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
+            Err(error) => {
+                tracing::warn!(%error, "signals cannot be handled: they end Aloft at once");
+                std::future::pending().await
+            }
         }
     }
 }

@@ -155,7 +155,9 @@ impl AttemptDir {
     /// # Errors
     /// If the disk is full, the directory cannot be written, or a shim holds it.
     pub fn begin(&self, launch: &LaunchRecord) -> io::Result<File> {
-        let dirs: Vec<&Path> = self.path.ancestors().take_while(|dir| dir.starts_with(&self.root)).collect();
+        // The directories whose entries change: those that are made now, and the first that was there.
+        let there = self.path.ancestors().position(Path::exists).unwrap_or(usize::MAX);
+        let changed: Vec<&Path> = self.path.ancestors().take(there.saturating_add(1)).collect();
         let make = |dir: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         make(&self.path)?;
         make(&self.root.join(".live"))?;
@@ -170,8 +172,8 @@ impl AttemptDir {
             remove_file(&self.path.join(file))?;
         }
         write_json(&self.live, launch)?;
-        write_json(&self.path.join("launch.json"), launch)?;
-        for dir in dirs {
+        write_json(&self.path.join("launch.json"), launch)?.sync_all()?;
+        for dir in changed {
             File::open(dir)?.sync_all()?;
         }
         Ok(lock)
@@ -182,7 +184,7 @@ impl AttemptDir {
     /// # Errors
     /// If the disk is full or the directory cannot be written.
     pub(super) fn write_task(&self, task: &TaskRecord) -> io::Result<()> {
-        write_json(&self.path.join("task.json"), task)
+        write_json(&self.path.join("task.json"), task).map(drop)
     }
 
     /// Takes the lock, to hand to the shim. `None` if a shim holds it.
@@ -242,7 +244,7 @@ impl AttemptDir {
     /// # Errors
     /// If the disk is full or the directory cannot be written.
     pub fn write_exit(&self, exit: &ExitRecord) -> io::Result<()> {
-        write_json(&self.exit(), exit)
+        write_json(&self.exit(), exit).map(drop)
     }
 
     /// Removes all but the log and the exit record. The last step of an attempt's life; done twice it does no harm.
@@ -399,13 +401,16 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
 }
 
-/// Writes a record whole or not at all, durably. Only its owner can read it.
-pub(super) fn write_json<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+/// Writes a record whole or not at all, as long as the machine stays up. Only its owner can read it.
+///
+/// What these records say is of use only while the processes that they tell of can live; when the machine has gone down,
+/// `launch.json` alone decides, and it is synced where it is written.
+pub(super) fn write_json<T: Serialize>(path: &Path, record: &T) -> io::Result<File> {
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    Ok(file)
 }
 
 pub(super) fn read_task(dir: &Path) -> io::Result<TaskRecord> {

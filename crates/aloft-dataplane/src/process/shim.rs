@@ -236,7 +236,7 @@ impl Shim {
 
     fn write_processes(&self, task: Option<ProcessId>, warm: bool) -> io::Result<()> {
         let shim = ProcessId::of(std::process::id().cast_signed());
-        dir::write_json(&self.dir.join("shim.json"), &ShimRecord { shim, task, warm })
+        dir::write_json(&self.dir.join("shim.json"), &ShimRecord { shim, task, warm }).map(drop)
     }
 
     /// Tells the worker that waits for it, if it still lives, and lets go of the pipe to it. The credentials are in the
@@ -308,7 +308,7 @@ impl Shim {
         self.log.finish(now);
         let oom = matches!(how, Exit::Signal(9) | Exit::Code(137)) && system::oom_kills() > self.oom_kills;
         let record = ExitRecord { how, started_us: self.started_us, ended_us: now.as_microsecond(), oom };
-        dir::write_json(&self.dir.join("exit.json"), &record)
+        dir::write_json(&self.dir.join("exit.json"), &record).map(drop)
     }
 }
 
