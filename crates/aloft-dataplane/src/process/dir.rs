@@ -155,7 +155,9 @@ impl AttemptDir {
     /// # Errors
     /// If the disk is full, the directory cannot be written, or a shim holds it.
     pub fn begin(&self, launch: &LaunchRecord) -> io::Result<File> {
-        let dirs: Vec<&Path> = self.path.ancestors().take_while(|dir| dir.starts_with(&self.root)).collect();
+        // Its own directory, those that are made for it, and the one that these are made in.
+        let missing = self.path.ancestors().take_while(|dir| !dir.exists()).count();
+        let changed = self.path.ancestors().take(missing + 1);
         let make = |dir: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         make(&self.path)?;
         make(&self.root.join(".live"))?;
@@ -170,8 +172,9 @@ impl AttemptDir {
             remove_file(&self.path.join(file))?;
         }
         write_json(&self.live, launch)?;
-        write_json(&self.path.join("launch.json"), launch)?;
-        for dir in dirs {
+        // The only record that must outlive the machine's power: after a new boot its presence alone decides.
+        write_json_durably(&self.path.join("launch.json"), launch)?;
+        for dir in changed {
             File::open(dir)?.sync_all()?;
         }
         Ok(lock)
@@ -399,12 +402,21 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
 }
 
-/// Writes a record whole or not at all, durably. Only its owner can read it.
+/// Writes a record whole or not at all. Only its owner can read it.
 pub(super) fn write_json<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    replace(path, record, |_| Ok(()))
+}
+
+/// Writes a record whole or not at all, so that it outlives the machine's power.
+pub(super) fn write_json_durably<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    replace(path, record, File::sync_all)
+}
+
+fn replace<T: Serialize>(path: &Path, record: &T, finish: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
+    finish(&file)?;
     fs::rename(&fresh, path)
 }
 
