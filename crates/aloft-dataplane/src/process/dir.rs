@@ -155,9 +155,9 @@ impl AttemptDir {
     /// # Errors
     /// If the disk is full, the directory cannot be written, or a shim holds it.
     pub fn begin(&self, launch: &LaunchRecord) -> io::Result<File> {
-        // The directories whose entries change: those that are made now, and the first that was there.
-        let there = self.path.ancestors().position(Path::exists).unwrap_or(usize::MAX);
-        let changed: Vec<&Path> = self.path.ancestors().take(there.saturating_add(1)).collect();
+        // Its own directory, those that are made for it, and the one that these are made in.
+        let missing = self.path.ancestors().take_while(|dir| !dir.exists()).count();
+        let changed = self.path.ancestors().take(missing + 1);
         let make = |dir: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         make(&self.path)?;
         make(&self.root.join(".live"))?;
@@ -172,7 +172,8 @@ impl AttemptDir {
             remove_file(&self.path.join(file))?;
         }
         write_json(&self.live, launch)?;
-        write_json(&self.path.join("launch.json"), launch)?.sync_all()?;
+        // The only record that must outlive the machine's power: after a new boot its presence alone decides.
+        write_json_durably(&self.path.join("launch.json"), launch)?;
         for dir in changed {
             File::open(dir)?.sync_all()?;
         }
@@ -184,7 +185,7 @@ impl AttemptDir {
     /// # Errors
     /// If the disk is full or the directory cannot be written.
     pub(super) fn write_task(&self, task: &TaskRecord) -> io::Result<()> {
-        write_json(&self.path.join("task.json"), task).map(drop)
+        write_json(&self.path.join("task.json"), task)
     }
 
     /// Takes the lock, to hand to the shim. `None` if a shim holds it.
@@ -244,7 +245,7 @@ impl AttemptDir {
     /// # Errors
     /// If the disk is full or the directory cannot be written.
     pub fn write_exit(&self, exit: &ExitRecord) -> io::Result<()> {
-        write_json(&self.exit(), exit).map(drop)
+        write_json(&self.exit(), exit)
     }
 
     /// Removes all but the log and the exit record. The last step of an attempt's life; done twice it does no harm.
@@ -401,16 +402,22 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
 }
 
-/// Writes a record whole or not at all, as long as the machine stays up. Only its owner can read it.
-///
-/// What these records say is of use only while the processes that they tell of can live; when the machine has gone down,
-/// `launch.json` alone decides, and it is synced where it is written.
-pub(super) fn write_json<T: Serialize>(path: &Path, record: &T) -> io::Result<File> {
+/// Writes a record whole or not at all. Only its owner can read it.
+pub(super) fn write_json<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    replace(path, record, |_| Ok(()))
+}
+
+/// Writes a record whole or not at all, so that it outlives the machine's power.
+pub(super) fn write_json_durably<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    replace(path, record, File::sync_all)
+}
+
+fn replace<T: Serialize>(path: &Path, record: &T, finish: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(&serde_json::to_vec(record)?)?;
-    fs::rename(&fresh, path)?;
-    Ok(file)
+    finish(&file)?;
+    fs::rename(&fresh, path)
 }
 
 pub(super) fn read_task(dir: &Path) -> io::Result<TaskRecord> {

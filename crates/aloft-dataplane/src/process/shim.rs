@@ -116,7 +116,7 @@ fn close_inherited() {
 
 /// The shim itself failed, for instance because the disk is full: the task does not run, or is about to be killed.
 fn give_up(dir: &Path, why: &str) -> i32 {
-    dir::write_json(&dir.join("exit.json"), &ExitRecord::now(Exit::NotStarted(why.to_owned()))).ok();
+    dir::write_json_durably(&dir.join("exit.json"), &ExitRecord::now(Exit::NotStarted(why.to_owned()))).ok();
     1
 }
 
@@ -236,7 +236,7 @@ impl Shim {
 
     fn write_processes(&self, task: Option<ProcessId>, warm: bool) -> io::Result<()> {
         let shim = ProcessId::of(std::process::id().cast_signed());
-        dir::write_json(&self.dir.join("shim.json"), &ShimRecord { shim, task, warm }).map(drop)
+        dir::write_json(&self.dir.join("shim.json"), &ShimRecord { shim, task, warm })
     }
 
     /// Tells the worker that waits for it, if it still lives, and lets go of the pipe to it. The credentials are in the
@@ -308,7 +308,7 @@ impl Shim {
         self.log.finish(now);
         let oom = matches!(how, Exit::Signal(9) | Exit::Code(137)) && system::oom_kills() > self.oom_kills;
         let record = ExitRecord { how, started_us: self.started_us, ended_us: now.as_microsecond(), oom };
-        dir::write_json(&self.dir.join("exit.json"), &record).map(drop)
+        dir::write_json_durably(&self.dir.join("exit.json"), &record)
     }
 }
 

@@ -405,8 +405,10 @@ fn kill(pid: i32) {
 async fn dead_zygote() {
     let bench = Bench::new();
     let executor = bench.executor(true);
-    let first = bench.attempt("first", &["a0", "import time; time.sleep(1); print('done')"]);
+    let first = bench.attempt("first", &["a0", "import time; print('up'); time.sleep(1); print('done')"]);
     let mut running = launch(&executor, &bench, &first).await;
+    let log = running.dir().log();
+    until("it is up", || fs::read_to_string(&log).is_ok_and(|text| text.contains("up"))).await;
     let zygote = parent(task_pid(&bench, &first));
     kill(zygote);
     // Nobody saw its exit code, but it ran to its end.
