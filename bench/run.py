@@ -288,6 +288,7 @@ def machine() -> dict[str, object]:
         "memory_mb": memory,
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "scheduling": {os.SCHED_OTHER: "normal", os.SCHED_RR: "real time"}.get(os.sched_getscheduler(0), "other"),
     }
 
 
