@@ -1,6 +1,6 @@
 """Measures Aloft on this machine: see README.md in this directory for what each figure includes.
 
-usage: run.py ALOFT [--only SECTION,...] [--repeat N] [--fan-out N] [--output FILE]
+usage: run.py ALOFT [--only SECTION,...] [--repeat N] [--fan-out N] [--cold-fan-outs N] [--output FILE]
 
 Prints a table of medians with their spread, and writes every single measurement to bench/results/.
 """
@@ -288,6 +288,7 @@ def machine() -> dict[str, object]:
         "memory_mb": memory,
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "scheduling": {os.SCHED_OTHER: "normal", os.SCHED_RR: "real time"}.get(os.sched_getscheduler(0), "other"),
     }
 
 
@@ -396,9 +397,11 @@ def measure_enqueue(clients: dict[str, Client], home: Path, repeat: int, report:
                 report.add(f"CreateRun sent to its code, {name}", "ms", took, goal=goals[name])
 
 
-def measure_fan_out(clients: dict[str, Client], repeat: int, count: int, report: Report) -> None:
-    for _ in range(repeat):
+def measure_fan_out(clients: dict[str, Client], repeat: int, colds: int, count: int, report: Report) -> None:
+    for number in range(repeat):
         for name, client in clients.items():
+            if name == "cold" and number >= colds:
+                continue
             report.add(f"fan-out of {count} no-ops, {name}", "s", client.run("fan_out", count=count))
 
 
@@ -428,6 +431,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)}")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--fan-out", type=int, default=200, help="children of a fan-out")
+    parser.add_argument("--cold-fan-outs", type=int, default=5, help="how many of the fan-outs are cold too: a minute each")
     parser.add_argument("--output", type=Path, help="where the raw results go")
     arguments = parser.parse_args()
     only = arguments.only.split(",")
@@ -450,7 +454,7 @@ def main() -> None:
                     measure_enqueue(clients, home, repeat, report)
             if "fan-out" in only:
                 with report.section("fan-out"):
-                    measure_fan_out(clients, repeat, arguments.fan_out, report)
+                    measure_fan_out(clients, repeat, arguments.cold_fan_outs, arguments.fan_out, report)
     if "idle" in only:
         with report.section("idle"):
             measure_idle(binary, home, arguments.fan_out, report)
