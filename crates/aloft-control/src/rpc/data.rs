@@ -11,18 +11,20 @@ use aloft_flyteidl2::flyteidl2::{
         tail_logs_response::Logs, upload_inputs_request::{Id, Task},
     },
     imagebuilder::{GetImageRequest, GetImageResponse, Image, ImageIdentifier},
+    logs::dataplane::LogLine,
     task::TaskSpec,
     workflow::{self, tail_logs_response::Logs as RunLogs},
 };
-use aloft_plane::{AttemptId, LogStream};
+use aloft_plane::{AttemptId, LogStream, PlaneError};
 use buffa::Message as _;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _, stream};
 
 use super::{
     actions::Messages,
     convert,
     error::{Answer, invalid, not_found, unimplemented, wire},
     run, task,
+    watch::HEARTBEAT,
 };
 use crate::Control;
 
@@ -134,13 +136,23 @@ async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32
     control.data().tail_logs(&AttemptId { run, action, attempt: number }).await.map_err(wire)
 }
 
+/// A log with `None` whenever it was silent for a while. Clients give up on a silent stream: the SDK's `--follow` cancels
+/// it after 30 s to ask whether the action still runs, and then fails on the stream it cancelled.
+fn with_signs_of_life(log: LogStream) -> impl Stream<Item = Result<Option<Vec<LogLine>>, PlaneError>> {
+    stream::unfold(log, |mut log| async move {
+        match tokio::time::timeout(HEARTBEAT, log.next()).await {
+            Ok(lines) => Some((lines?.map(Some), log)),
+            Err(_) => Some((Ok(None), log)),
+        }
+    })
+}
+
 pub(super) async fn tail_logs(control: Control, request: TailLogsRequest) -> Answer<Messages<TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
     let stopping = control.stopping().clone();
-    let messages = log.take_until(stopping.cancelled_owned()).map(|lines| {
-        let lines = lines.map_err(wire)?;
-        let logs = vec![Logs { lines, ..Default::default() }];
-        Ok(TailLogsResponse { logs, ..Default::default() })
+    let messages = with_signs_of_life(log).take_until(stopping.cancelled_owned()).map(|lines| {
+        let logs = lines.map_err(wire)?.map(|lines| Logs { lines, ..Default::default() });
+        Ok(TailLogsResponse { logs: logs.into_iter().collect(), ..Default::default() })
     });
     Ok(messages.boxed())
 }
@@ -151,10 +163,9 @@ pub(super) async fn tail_run_logs(
 ) -> Answer<Messages<workflow::TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
     let stopping = control.stopping().clone();
-    let messages = log.take_until(stopping.cancelled_owned()).map(|lines| {
-        let lines = lines.map_err(wire)?;
-        let logs = vec![RunLogs { lines, ..Default::default() }];
-        Ok(workflow::TailLogsResponse { logs, ..Default::default() })
+    let messages = with_signs_of_life(log).take_until(stopping.cancelled_owned()).map(|lines| {
+        let logs = lines.map_err(wire)?.map(|lines| RunLogs { lines, ..Default::default() });
+        Ok(workflow::TailLogsResponse { logs: logs.into_iter().collect(), ..Default::default() })
     });
     Ok(messages.boxed())
 }
@@ -177,4 +188,20 @@ pub(super) async fn get_image(control: &Control, request: GetImageRequest) -> An
         ..Default::default()
     };
     Ok(GetImageResponse { image: image.into(), ..Default::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_log_shows_signs_of_life_and_loses_nothing() {
+        let line = LogLine { message: "late\n".to_owned(), ..Default::default() };
+        let late = stream::once(async move {
+            tokio::time::sleep(HEARTBEAT * 5 / 2).await;
+            Ok(vec![line])
+        });
+        let seen: Vec<_> = with_signs_of_life(late.boxed()).map(|item| item.unwrap().map(|lines| lines.len())).collect().await;
+        assert_eq!(seen, [None, None, Some(1)]);
+    }
 }

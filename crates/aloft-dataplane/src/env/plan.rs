@@ -230,7 +230,8 @@ fn options(options: Option<&PipOptions>) -> Result<Vec<String>, String> {
     for extra in &o.extra_index_urls {
         url("--extra-index-url", extra)?;
     }
-    if o.pre {
+    // uv takes it once, and people write both.
+    if o.pre && !words(&o.extra_args).iter().any(|w| w.starts_with("--prerelease") || w == "--pre") {
         args.extend(["--prerelease".to_owned(), "allow".to_owned()]);
     }
     args.extend(words(&o.extra_args));
@@ -298,6 +299,14 @@ mod tests {
         assert_ne!(plan(&["a", "b"]).digest(), plan(&["b", "a"]).digest(), "uv resolves them in order");
         let p = plan(&["a"]);
         assert_eq!((p.python.as_deref(), p.flyte.as_str()), (Some("3.12"), "2.12.1"), "the base image says which");
+    }
+
+    #[test]
+    fn pre_releases_are_allowed_once() {
+        let of = |pre, extra: &str| options(Some(&PipOptions { pre, extra_args: extra.into(), ..Default::default() })).unwrap();
+        assert_eq!(of(true, "--no-deps"), ["--prerelease", "allow", "--no-deps"]);
+        assert_eq!(of(true, "--prerelease=allow"), ["--prerelease=allow"]);
+        assert!(of(false, "").is_empty());
     }
 
     #[test]
