@@ -28,7 +28,7 @@ use super::{
 use crate::Control;
 
 /// Time between signs of life on a quiet stream, below the idle timeouts of common proxies (60 s).
-const HEARTBEAT: Duration = Duration::from_secs(20);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// Events read at a time.
 const BATCH: usize = 1000;
