@@ -18,6 +18,7 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_plane::{AttemptId, LogStream};
 use buffa::Message as _;
 use futures::{Stream, StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     actions::Messages,
@@ -140,8 +141,7 @@ async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32
 ///
 /// Clients give up on a silent stream: the SDK's `--follow` cancels it after 30 s to ask whether the action still runs, and
 /// then fails on the stream it cancelled. And a clean end would say that there is no more of it.
-fn followed(control: &Control, log: LogStream) -> impl Stream<Item = Answer<Vec<LogLine>>> + Send + 'static {
-    let stopped = control.stopping().clone();
+fn followed(stopped: CancellationToken, log: LogStream) -> impl Stream<Item = Answer<Vec<LogLine>>> + Send + 'static {
     let ended = stopped.clone();
     let tail = stream::once(async move { ended.is_cancelled().then(|| Err(stopping())) });
     let signs = stream::unfold(log, |mut log| async move {
@@ -155,7 +155,7 @@ fn followed(control: &Control, log: LogStream) -> impl Stream<Item = Answer<Vec<
 
 pub(super) async fn tail_logs(control: Control, request: TailLogsRequest) -> Answer<Messages<TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
-    let messages = followed(&control, log).map(|lines| {
+    let messages = followed(control.stopping().clone(), log).map(|lines| {
         let lines = lines?;
         let logs = if lines.is_empty() { Vec::new() } else { vec![Logs { lines, ..Default::default() }] };
         Ok(TailLogsResponse { logs, ..Default::default() })
@@ -168,7 +168,7 @@ pub(super) async fn tail_run_logs(
     request: workflow::TailLogsRequest,
 ) -> Answer<Messages<workflow::TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
-    let messages = followed(&control, log).map(|lines| {
+    let messages = followed(control.stopping().clone(), log).map(|lines| {
         let lines = lines?;
         let logs = if lines.is_empty() { Vec::new() } else { vec![RunLogs { lines, ..Default::default() }] };
         Ok(workflow::TailLogsResponse { logs, ..Default::default() })
@@ -207,7 +207,16 @@ mod tests {
             tokio::time::sleep(HEARTBEAT * 5 / 2).await;
             Ok(vec![line])
         });
-        let seen: Vec<_> = with_signs_of_life(late.boxed()).map(|item| item.unwrap().map(|lines| lines.len())).collect().await;
-        assert_eq!(seen, [None, None, Some(1)]);
+        let seen: Vec<_> = followed(CancellationToken::new(), late.boxed()).map(|item| item.unwrap().len()).collect().await;
+        assert_eq!(seen, [0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_the_server_cuts_off_does_not_end_cleanly() {
+        let stopping = CancellationToken::new();
+        stopping.cancel();
+        let log = followed(stopping, stream::pending().boxed());
+        let ends: Vec<_> = log.map(|item| item.unwrap_err().code).collect().await;
+        assert_eq!(ends, [connectrpc::ErrorCode::Unavailable]);
     }
 }
