@@ -39,6 +39,7 @@ pub(crate) fn trials(out: &mut Vec<Trial>) {
             trial("a_zygote_of_changed_packages_is_replaced", stale_zygote),
             trial("a_zygote_that_dies_is_replaced_and_its_tasks_go_on", dead_zygote),
             trial("a_zygote_ends_with_its_last_task", zygote_end),
+            trial("a_zygote_that_hangs_is_replaced", hung_zygote),
             trial("a_broken_environment_starts_cold", broken_environment),
         ]);
     }
@@ -399,8 +400,36 @@ fn parent(pid: i32) -> i32 {
 }
 
 fn kill(pid: i32) {
-    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    send("-KILL", pid);
+}
+
+fn send(signal: &str, pid: i32) {
+    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
     assert!(status.success());
+}
+
+/// The task waits for the answer once, starts cold and runs once; those after it do not wait.
+async fn hung_zygote() {
+    let bench = Bench::new();
+    let executor = bench.executor(true);
+    let runs = bench.home.path().join("runs");
+    let code = format!("open({runs:?}, 'a').write('x'); import time; time.sleep(.3)");
+    let mut zygote = 0;
+    for (action, warm) in [("a1", true), ("a2", false), ("a3", true)] {
+        let attempt = bench.attempt(action, &["a0", &code]);
+        let mut running = launch(&executor, &bench, &attempt).await;
+        assert_eq!(is_warm(&bench, &attempt), warm, "{action}");
+        if action == "a1" {
+            zygote = parent(task_pid(&bench, &attempt));
+        }
+        assert_eq!(running.ended().await.how, Exit::Code(0));
+        if action == "a1" {
+            send("-STOP", zygote);
+        }
+    }
+    send("-CONT", zygote);
+    until("the zygote has ended", || !alive(zygote)).await;
+    assert_eq!(fs::read_to_string(runs).unwrap(), "xxx");
 }
 
 async fn dead_zygote() {
