@@ -86,7 +86,7 @@ impl Control {
 
     /// Runs the reconcilers until the control plane stops.
     pub async fn run(&self) {
-        tokio::join!(self.settle_loop(), self.limits_loop());
+        tokio::join!(self.settle_loop(), self.limits_loop(), self.narrate_loop());
     }
 
     fn store(&self) -> &dyn Store {

@@ -11,6 +11,7 @@
 //! `.complete` marker was cut off while it was made, and is made again.
 
 mod build;
+mod machine;
 mod plan;
 mod task;
 
@@ -130,6 +131,12 @@ impl Envs {
             log.note(&format!("Environment {digest} is there already."));
             return Ok(env);
         }
+        tracing::info!(
+            python = plan.python.as_deref().unwrap_or("any"),
+            flyte = %plan.flyte,
+            steps = plan.steps.len(),
+            "making Python environment {digest} with uv"
+        );
         build::build(&self.dir.join(&digest), plan, context, log).await?;
         self.built(&digest).ok_or_else(|| missing(format!("environment {digest} vanished while it was made")))
     }
@@ -180,7 +187,6 @@ impl Envs {
         }
         let plan = Plan::plain(minor, &version);
         let log = LogSink::to(Box::new(std::io::sink()));
-        tracing::info!(python = ?plan.python, flyte = %plan.flyte, "making a Python environment with uv");
         self.make(&plan, None, &log).await
     }
 

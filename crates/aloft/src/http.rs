@@ -1,19 +1,23 @@
 //! What one port serves: the RPCs, the object store, the page of a run, health.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use aloft_control::{Control, Limits};
 use aloft_objects::{Objects, s3};
 use axum::{
     Json, Router,
-    extract::Request,
-    http::{StatusCode, header},
+    body::{Body, HttpBody as _},
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, Uri, Version, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
+use buffa_descriptor::DescriptorPool;
+use connectrpc::{ConnectError, ErrorCode};
 use connectrpc_health::StaticChecker;
 use connectrpc_reflection::Reflector;
+use tower::ServiceExt as _;
 
 /// Everything on the port.
 pub(crate) fn app(control: &Control, objects: &Objects) -> Result<Router, String> {
@@ -22,63 +26,181 @@ pub(crate) fn app(control: &Control, objects: &Objects) -> Result<Router, String
         .route("/readyz", get(|| async { "ok\n" }))
         .route("/", get(|| async { Redirect::temporary("/v2") }))
         .route("/v2", get(page))
+        .route("/v2/", get(page))
         .route("/v2/{*path}", get(page))
         .route("/assets/{name}", get(asset));
+    let store = s3::endpoint(objects.clone());
     for path in s3::routes(objects.bucket()) {
-        app = app.route_service(&path, s3::endpoint(objects.clone()));
+        app = app.route_service(&path, store.clone());
     }
-    Ok(app.fallback_service(rpc(control)?).layer(middleware::from_fn(guard)))
+    let app = app
+        .method_not_allowed_fallback(only_get)
+        .fallback_service(rpc(control)?)
+        .layer(middleware::from_fn_with_state(store, signed_goes_to_store))
+        .layer(middleware::from_fn(guard));
+    Ok(app)
 }
+
+// === RPCs ===
 
 /// The RPCs, with gRPC health and reflection.
 fn rpc(control: &Control) -> Result<Router, String> {
-    let reflector = Reflector::from_descriptor_set_bytes(aloft_flyteidl2::FILE_DESCRIPTOR_SET)
-        .map_err(|e| format!("the descriptor set cannot be read: {e}"))?;
+    let unreadable = |e: &dyn std::fmt::Display| format!("the descriptor set cannot be read: {e}");
+    let pool = DescriptorPool::decode(aloft_flyteidl2::FILE_DESCRIPTOR_SET).map_err(|e| unreadable(&e))?;
+    let pool = Arc::new(pool);
+    let reflector = Reflector::from_descriptor_pool(Arc::clone(&pool)).map_err(|e| unreadable(&e))?;
     let services = reflector.service_names();
     let router = connectrpc_reflection::install(aloft_control::router(control), reflector);
     let (router, _checker): (_, Arc<StaticChecker>) = connectrpc_health::install_static(router, services);
+    let rpcs = Arc::new(Rpcs::new(&router, &pool));
     let service = aloft_control::service(router, Limits::default());
-    Ok(Router::new().fallback_service(service).layer(middleware::from_fn(rpc_or_nothing)))
+    Ok(Router::new().fallback_service(service).layer(middleware::from_fn_with_state(rpcs, explain)))
 }
 
-/// Keeps browsers of other sites from using an open loopback port.
-async fn guard(request: Request, next: Next) -> Response {
-    match foreign_origin(&request) {
-        Some(refusal) => refusal,
-        None => next.run(request).await,
+/// Which RPCs there are, as `service/method`.
+struct Rpcs {
+    served: HashSet<String>,
+    /// Those of the contract that are not served.
+    planned: HashSet<String>,
+}
+
+impl Rpcs {
+    fn new(router: &connectrpc::Router, pool: &DescriptorPool) -> Self {
+        let served: HashSet<String> = router.methods().map(str::to_owned).collect();
+        let all = pool.services().iter();
+        let all = all.flat_map(|s| s.methods().iter().map(move |m| format!("{}/{}", s.full_name(), m.name())));
+        let planned = all.filter(|name| !served.contains(name)).collect();
+        Self { served, planned }
     }
 }
 
-/// What is neither a route nor shaped like an RPC: a 404 that says so, well-formed for a Connect client too.
-async fn rpc_or_nothing(request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let rpc = path.strip_prefix('/').and_then(|p| p.split_once('/'));
-    if rpc.is_some_and(|(service, method)| service.contains('.') && !method.contains('/')) {
-        return next.run(request).await;
+/// Says why there is no answer where `connectrpc` is silent or terse: what is neither a route nor shaped like an RPC, RPCs
+/// that are not served, wrong methods and wrong content types.
+async fn explain(State(rpcs): State<Arc<Rpcs>>, request: Request, next: Next) -> Response {
+    let path = shown(request.uri());
+    let name = request.uri().path().strip_prefix("/").unwrap_or_default().to_owned();
+    let rpc = name.split_once('/');
+    if !rpc.is_some_and(|(service, method)| service.contains('.') && !method.contains('/')) {
+        return refusal(ConnectError::new(ErrorCode::NotFound, format!("there is nothing at {path}")), &HeaderMap::new());
     }
-    let message = format!("there is nothing at {}", path.chars().take(200).collect::<String>());
-    (StatusCode::NOT_FOUND, Json(error_body("not_found", &message))).into_response()
+    let headers = request.headers().clone();
+    // Answered by `connectrpc` first, whatever becomes of it: it reads the body to its bound, and a client that is
+    // still sending when it is refused may never see the refusal.
+    let answer = next.run(request).await;
+    if rpcs.planned.contains(&name) {
+        return refusal(ConnectError::new(ErrorCode::Unimplemented, format!("{name} is not built yet in Aloft")), &headers);
+    }
+    if !rpcs.served.contains(&name) {
+        let name = path.strip_prefix("/").unwrap_or_default();
+        let error = ConnectError::new(ErrorCode::Unimplemented, format!("there is no RPC {name}"));
+        return refusal(error.with_http_status(StatusCode::NOT_FOUND), &headers);
+    }
+    let message = match answer.status() {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the content type is not one of an RPC: use application/json, \
+            application/proto, application/connect+proto, application/grpc or application/grpc-web",
+        StatusCode::METHOD_NOT_ALLOWED => "an RPC is a POST, or a GET if it changes nothing",
+        _ => return answer,
+    };
+    // The headers that say what would be right stay; only a body that says nothing is replaced.
+    if answer.body().size_hint().exact() != Some(0) {
+        return answer;
+    }
+    let (mut parts, _) = answer.into_parts();
+    parts.headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let body = Json(error_body("unknown", message)).into_response().into_body();
+    Response::from_parts(parts, body)
+}
+
+/// A path to repeat to the client: not longer than helps.
+fn shown(uri: &Uri) -> String {
+    uri.path().chars().take(200).collect()
+}
+
+/// An error in the protocol that the request's headers speak.
+fn refusal(error: ConnectError, headers: &HeaderMap) -> Response {
+    error.into_http_response(headers).map(Body::new)
 }
 
 fn error_body(code: &str, message: &str) -> std::collections::BTreeMap<&'static str, String> {
     [("code", code.to_owned()), ("message", message.to_owned())].into()
 }
 
-/// A web page of another site that asks this server: refused, because there is no sign-in that would protect it.
-fn foreign_origin(request: &Request) -> Option<Response> {
-    let origin = request.headers().get(header::ORIGIN)?.to_str().ok()?;
-    let host = origin.split_once("://").map_or(origin, |(_, rest)| rest);
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    if matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
-        return None;
+// === Who may ask ===
+
+/// Keeps browsers that show pages of other sites from using an open loopback port: there is no sign-in to protect it.
+///
+/// A page elsewhere sends its `Origin` with whatever could change something. A name of theirs that resolves to this
+/// machine makes their page one of *our* origin, but such a request carries their name as its host.
+async fn guard(request: Request, next: Next) -> Response {
+    let denied = |message: String| {
+        refusal(ConnectError::new(ErrorCode::PermissionDenied, message), request.headers())
+    };
+    let named = request.headers().get(header::HOST).map(|v| v.to_str().unwrap_or("?"));
+    let authority = request.uri().authority().map(|a| a.as_str());
+    if named.is_none() && authority.is_none() && request.version() >= Version::HTTP_11 {
+        let error = ConnectError::new(ErrorCode::InvalidArgument, "the request has no Host header");
+        return refusal(error, request.headers());
     }
-    let body = error_body("permission_denied", "this server answers only pages of its own origin");
-    Some((StatusCode::FORBIDDEN, Json(body)).into_response())
+    for host in [named, authority].into_iter().flatten() {
+        if !is_this_machine(host) {
+            let host: String = host.chars().take(100).collect();
+            return denied(format!("this server is not {host}; it answers only as localhost"));
+        }
+    }
+    if let Some(origin) = request.headers().get(header::ORIGIN) {
+        let host = origin.to_str().ok().and_then(|o| o.split_once("://")).map_or("?", |(_, host)| host);
+        if !is_this_machine(host) {
+            return denied("this server does not answer pages of other sites".to_owned());
+        }
+    }
+    next.run(request).await
 }
+
+/// Whether `authority`, a host with or without a port, can only mean this machine.
+fn is_this_machine(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<axum::http::uri::Authority>() else { return false };
+    if authority.as_str().contains('@') {
+        return false;
+    }
+    let host = authority.host().to_ascii_lowercase();
+    // RFC 6761: names below `localhost` never leave the machine.
+    matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]") || host.ends_with(".localhost")
+}
+
+// === Objects and pages ===
+
+/// A request with an S3 signature is the object store's, whatever bucket it names: it answers in S3's own words.
+async fn signed_goes_to_store(State(store): State<s3::Endpoint>, request: Request, next: Next) -> Response {
+    let signed = request.headers().get(header::AUTHORIZATION).is_some_and(|v| v.as_bytes().starts_with(b"AWS4-HMAC"))
+        || request.uri().query().is_some_and(|q| q.contains("X-Amz-Signature="));
+    if !signed {
+        return next.run(request).await;
+    }
+    match store.oneshot(request).await {
+        Ok(answer) => answer.map(Body::new),
+        Err(never) => match never {},
+    }
+}
+
+async fn only_get(uri: Uri) -> Response {
+    let message = format!("{} is for reading: use GET", shown(&uri));
+    (StatusCode::METHOD_NOT_ALLOWED, Json(error_body("unknown", &message))).into_response()
+}
+
+/// What the page may load: its own script and style, and reports in a frame. Those come from the object store, whose links
+/// name the host `localhost` whatever the page was opened as; it sandboxes them.
+const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-src 'self' http://localhost:*; \
+                           object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page that shows runs. It reads its address itself.
 async fn page() -> Response {
-    Html(include_str!("../../../console/index.html")).into_response()
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, Html(include_str!("../../../console/index.html"))).into_response()
 }
 
 async fn asset(axum::extract::Path(name): axum::extract::Path<String>) -> Response {
@@ -87,5 +209,26 @@ async fn asset(axum::extract::Path(name): axum::extract::Path<String>) -> Respon
         "style.css" => ("text/css; charset=utf-8", include_str!("../../../console/style.css")),
         _ => return (StatusCode::NOT_FOUND, "there is no such asset\n").into_response(),
     };
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body).into_response()
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_its_own() {
+        for own in ["localhost", "LOCALHOST:80", "127.0.0.1:30080", "[::1]", "[::1]:30080", "aloft.localhost:1"] {
+            assert!(is_this_machine(own), "{own}");
+        }
+        for other in ["", "?", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "me@localhost", "[::2]",
+            "0.0.0.0", "xlocalhost", "localhost:1:2", "local host"] {
+            assert!(!is_this_machine(other), "{other}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What Aloft says while it runs: to a person as text, to a collector as JSON.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
@@ -17,7 +17,7 @@ pub(crate) enum LogFormat {
 /// Starts logging to standard error. `ALOFT_LOG` sets the level, as `RUST_LOG` would (`info`, `aloft_control=debug`).
 pub(crate) fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_env("ALOFT_LOG").unwrap_or_else(|_| EnvFilter::new("info,s3s=warn"));
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),

@@ -2,7 +2,7 @@
 //! the server stops, and by itself when what it watches is over.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -28,7 +28,7 @@ use super::{
 use crate::Control;
 
 /// Time between signs of life on a quiet stream, below the idle timeouts of common proxies (60 s).
-const HEARTBEAT: Duration = Duration::from_secs(20);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// Events read at a time.
 const BATCH: usize = 1000;
@@ -205,8 +205,9 @@ struct Tree {
     /// How many children of each action are in each phase.
     counts: HashMap<ActionName, BTreeMap<i32, i32>>,
     seq: Option<u64>,
-    /// What has changed and is not sent yet.
-    pending: Vec<ActionName>,
+    /// What has changed and is not sent yet, in the order of the changes, each once.
+    pending: VecDeque<ActionName>,
+    marked: HashSet<ActionName>,
 }
 
 pub(super) async fn actions(control: Control, request: WatchActionsRequest) -> Answer<Messages<WatchActionsResponse>> {
@@ -221,7 +222,8 @@ pub(super) async fn actions(control: Control, request: WatchActionsRequest) -> A
         states: HashMap::new(),
         counts: HashMap::new(),
         seq: None,
-        pending: Vec::new(),
+        pending: VecDeque::new(),
+        marked: HashSet::new(),
     };
     Ok(stream(start, |tree| Box::pin(tree.next())))
 }
@@ -232,9 +234,14 @@ impl Tree {
             if self.seq.is_some() && self.over() {
                 return Ok(Step::End);
             }
-            self.read().await?;
+            if let Woken::Heartbeat = self.read().await? {
+                return Ok(Step::Send(WatchActionsResponse::default()));
+            }
         }
         let batch: Vec<_> = self.pending.drain(..self.pending.len().min(ACTIONS_MESSAGE)).collect();
+        for name in &batch {
+            self.marked.remove(name);
+        }
         let enriched_actions = batch.iter().filter_map(|name| self.enriched(name)).collect();
         Ok(Step::Send(WatchActionsResponse { enriched_actions, ..Default::default() }))
     }
@@ -244,7 +251,8 @@ impl Tree {
         !self.states.is_empty() && self.states.values().all(|s| s.phase.is_terminal())
     }
 
-    async fn read(&mut self) -> Answer<()> {
+    /// Reads what is new, or waits for it.
+    async fn read(&mut self) -> Answer<Woken> {
         let key = self.record.key.clone();
         let Some(seq) = self.seq else {
             let snapshot = self.control.store().snapshot(&key, Which::All).await.map_err(wire)?;
@@ -253,12 +261,11 @@ impl Tree {
             for state in snapshot.actions {
                 self.put(state);
             }
-            return Ok(());
+            return Ok(Woken::Changed);
         };
         let events = self.watched.events_after(seq).await?;
         let Some(last) = events.last() else {
-            self.watched.changed().await?;
-            return Ok(());
+            return self.watched.changed().await;
         };
         self.seq = Some(last.seq);
         let names: HashSet<_> = events.iter().map(|e| e.event.action().clone()).collect();
@@ -270,7 +277,7 @@ impl Tree {
                 self.end_below(&name);
             }
         }
-        Ok(())
+        Ok(Woken::Changed)
     }
 
     /// Shows what is live below an ended action as ended, as every other view does.
@@ -304,8 +311,8 @@ impl Tree {
     }
 
     fn mark(&mut self, name: ActionName) {
-        if !self.pending.contains(&name) {
-            self.pending.push(name);
+        if self.marked.insert(name.clone()) {
+            self.pending.push_back(name);
         }
     }
 

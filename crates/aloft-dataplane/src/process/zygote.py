@@ -55,6 +55,7 @@ flyteidl2.workflow.state_service_connect
 obstore obstore.store obstore.fsspec fsspec.implementations.local pyqwest._glue
 httpx httpcore httpcore._async httpcore._sync httpcore._backends.auto httpcore._backends.anyio h11 anyio certifi
 opentelemetry.trace opentelemetry.propagate opentelemetry.metrics opentelemetry.baggage
+docstring_parser flyte._docstring flyte.storage._parallel_reader aiofiles.os
 html.parser faulthandler tarfile fcntl importlib.readers importlib.resources.readers asyncio.subprocess
 """.split()
 
@@ -144,6 +145,13 @@ class Zygote:
             _session._supports_system_certs()
         except (ImportError, AttributeError):
             pass  # another version of the SDK
+        try:
+            import docstring_parser
+
+            # Its parsers compile their expressions when they are first used, which every task with a docstring does.
+            docstring_parser.parse("What it does.")
+        except Exception:
+            pass
         try:
             from httpx._transports import default as transport
 
