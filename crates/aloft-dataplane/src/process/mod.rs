@@ -174,7 +174,7 @@ impl ProcessExecutor {
     }
 
     async fn start(&self, Prepared { dir, launch, task, files: overlay }: Prepared) -> io::Result<Running> {
-        let id = launch.id();
+        let (id, asked) = (launch.id(), task.zygote.clone());
         let files = dir.clone();
         let (lock, errors) = blocking(move || {
             let lock = files.begin(&launch)?;
@@ -205,6 +205,9 @@ impl ProcessExecutor {
         }
         if let Some(why) = said.trim().strip_prefix("started cold: ") {
             tracing::debug!(attempt = %id, "started cold: {why}");
+            if let (shim::NO_ANSWER, Some(zygotes), Some(socket)) = (why, &self.zygotes, &asked) {
+                zygotes.distrust(socket);
+            }
         }
         Ok(Running { dir, shim: Some(shim), keeper: Keeper::Child(child), grace: self.config.grace })
     }

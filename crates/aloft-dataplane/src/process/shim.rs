@@ -39,9 +39,12 @@ use super::{
 };
 use crate::{clock, logs::LogWriter};
 
-/// How long a zygote has to answer before the task is started cold. A fork takes milliseconds; a machine under heavy load
-/// may need a second for it.
-const ZYGOTE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a zygote has to answer before the task is started cold. A fork takes milliseconds, but a machine under heavy
+/// load may need seconds for it, and would need more for a cold start.
+const ZYGOTE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why a task was started cold, if it was for that.
+pub(super) const NO_ANSWER: &str = "the zygote did not answer";
 
 /// How long output is still read after the task's process group is dead: what is in the pipe is there at once, and only a
 /// process that left the session can keep it open.
@@ -175,7 +178,7 @@ impl Shim {
                 // Whatever is odd about the zygote, the task can be started without it: as long as it has not been told
                 // to go, no forked process runs anything, and it ends when the connection is closed.
                 Ok(Err(why)) => self.cold = Some(why.to_string()),
-                Err(_) => self.cold = Some("the zygote did not answer".to_owned()),
+                Err(_) => self.cold = Some(NO_ANSWER.to_owned()),
             }
         }
         self.write_processes(None, false)?;

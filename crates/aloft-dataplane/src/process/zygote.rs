@@ -28,8 +28,9 @@ const PROGRAM: &str = include_str!("zygote.py");
 /// How many environments are kept warm. Each costs about 70 MiB; the one that was not used for longest makes room.
 const MAX_ZYGOTES: usize = 4;
 
-/// How long a task waits for a zygote that is starting. Importing the SDK takes about as long as starting cold would.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a task waits for a zygote that is starting. Importing the SDK takes about as long as starting cold would, on a
+/// busy machine too; only a zygote that hangs takes so long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// After a zygote that could not start, how long its environment is served cold before another is tried.
 const REST: Duration = Duration::from_secs(60);
@@ -126,6 +127,13 @@ impl Zygotes {
         let state = zygote.state.clone();
         living.insert(env.id.clone(), zygote);
         state
+    }
+
+    /// Gives up the zygote at `socket`, which did not answer. The next task of its environment gets another.
+    pub(super) fn distrust(&self, socket: &Path) {
+        self.living
+            .lock()
+            .retain(|_, zygote| !matches!(&*zygote.state.borrow(), State::Ready(r) if r.socket == socket));
     }
 
     /// Where to ask for a process in `env`; `None` if it has to be started cold.
