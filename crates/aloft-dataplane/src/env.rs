@@ -11,6 +11,7 @@
 //! `.complete` marker was cut off while it was made, and is made again.
 
 mod build;
+mod machine;
 mod plan;
 mod task;
 

@@ -14,7 +14,10 @@ use tokio::{
     process::Command,
 };
 
-use super::plan::{Plan, Step};
+use super::{
+    machine,
+    plan::{Plan, Step},
+};
 use crate::logs::LogSink;
 
 /// Says that an environment is whole, and what tasks in it see.
@@ -53,7 +56,7 @@ pub(super) async fn build(dir: &Path, plan: &Plan, context: Option<&Path>, log: 
     let venv = dir.join("venv");
     let mut args = vec!["venv".to_owned(), "--no-project".to_owned()];
     if let Some(python) = &plan.python {
-        args.extend(["--python".to_owned(), python.clone()]);
+        args.extend(["--python".to_owned(), machine::interpreter(python).await]);
     }
     args.push(venv.display().to_string());
     uv(&args, &[], log).await?;

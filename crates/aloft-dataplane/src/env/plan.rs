@@ -12,6 +12,19 @@ pub(super) const SCHEME: &str = "aloft-env://";
 /// The newest `flyte`, when an image does not say which.
 const ANY_FLYTE: &str = "";
 
+/// What the SDK itself puts under images that do not start from its own image (`from_uv_script`, `install_flyte=False`)
+/// prepares a container, and means nothing to a process. These are the variables that say where Python is in there…
+const CONTAINER_VARS: [(&str, &str); 3] =
+    [("VIRTUAL_ENV", "/opt/venv"), ("PATH", "/opt/venv/bin:$PATH"), ("PYTHONPATH", "/root")];
+
+/// …and the packages: a compiler, which few need and whose absence uv reports, and certificates, which uv brings.
+const CONTAINER_PACKAGES: [&str; 2] = ["build-essential", "ca-certificates"];
+
+/// Whether `command` is the one that makes the user `flyte` whom such a container runs as.
+fn makes_container_user(command: &str) -> bool {
+    command.contains("useradd") && command.contains("chown -R flyte:flyte /home/flyte")
+}
+
 /// What `container.image` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Image {
@@ -96,13 +109,16 @@ pub(super) struct Plan {
     pub(super) vars: BTreeMap<String, String>,
     /// Digest of the context's files, if a step uses them.
     pub(super) context: Option<String>,
+    /// The Debian packages that this machine must have. They are not in the environment, hence not in its name.
+    #[serde(skip)]
+    pub(super) machine: Vec<String>,
 }
 
 impl Plan {
     /// Only Python and `flyte`.
     pub(super) fn plain(python: Option<String>, flyte: &str) -> Self {
         let flyte = if is_version(flyte) { flyte.to_owned() } else { ANY_FLYTE.to_owned() };
-        Self { python, flyte, steps: Vec::new(), vars: BTreeMap::new(), context: None }
+        Self { python, flyte, steps: Vec::new(), vars: BTreeMap::new(), context: None, machine: Vec::new() }
     }
 
     /// The plan of an image specification. `flyte` is what the submitting SDK runs, when the base image does not say.
@@ -131,12 +147,6 @@ impl Plan {
     }
 
     fn add(&mut self, layer: &Layer) -> Result<(), String> {
-        let needs_container = |what: String| {
-            format!(
-                "{what}. Aloft builds images without containers, as Python environments of this machine: use Python \
-                 packages instead, install it on this machine, or run on a cluster"
-            )
-        };
         match &layer.layer {
             Some(layer::Layer::PipPackages(pip)) => {
                 let packages = pip.packages.iter().map(|p| requirement(p)).collect::<Result<Vec<_>, _>>()?;
@@ -159,19 +169,23 @@ impl Plan {
                 self.steps.push(Step::Copy { from: inside(&c.src)?, to: landing(&c.dst)? });
             }
             Some(layer::Layer::Env(env)) => {
-                self.vars.extend(env.env_variables.iter().map(|(k, v)| (k.clone(), v.clone())));
+                let of_container = |k: &str, v: &str| CONTAINER_VARS.contains(&(k, v));
+                let vars = env.env_variables.iter().filter(|(k, v)| !of_container(k, v));
+                self.vars.extend(vars.map(|(k, v)| (k.clone(), v.clone())));
             }
             // Every attempt has a fresh working directory of its own.
             Some(layer::Layer::Workdir(_)) | None => {}
             Some(layer::Layer::AptPackages(apt)) => {
-                return Err(needs_container(format!(
-                    "the layer with_apt_packages({}) needs a container",
-                    apt.packages.join(", ")
-                )));
+                let packages = apt.packages.iter().filter(|p| !CONTAINER_PACKAGES.contains(&p.as_str()));
+                self.machine.extend(packages.cloned());
             }
             Some(layer::Layer::Commands(commands)) => {
-                let first = commands.cmd.first().map_or("", String::as_str);
-                return Err(needs_container(format!("the layer with_commands({first:?}, …) needs a container")));
+                if let Some(command) = commands.cmd.iter().find(|c| !makes_container_user(c)) {
+                    return Err(format!(
+                        "the layer with_commands({command:?}, …) needs a container. Aloft builds images without containers, \
+                         as Python environments of this machine: use Python packages instead, or run on a cluster"
+                    ));
+                }
             }
             Some(layer::Layer::PoetryProject(p)) => {
                 return Err(format!(
@@ -288,11 +302,42 @@ mod tests {
 
     #[test]
     fn what_needs_a_container_is_refused_by_name() {
-        let apt = AptPackages { packages: vec!["curl".into()], ..Default::default() };
-        let error = Plan::of(&spec(vec![layer(apt)]), "1", None).unwrap_err();
-        assert!(error.contains("with_apt_packages(curl)") && error.contains("instead"), "{error}");
         let commands = Commands { cmd: vec!["make".into()], ..Default::default() };
-        assert!(Plan::of(&spec(vec![layer(commands)]), "1", None).unwrap_err().contains("with_commands"));
+        let error = Plan::of(&spec(vec![layer(commands)]), "1", None).unwrap_err();
+        assert!(error.contains("with_commands(\"make\"") && error.contains("instead"), "{error}");
+    }
+
+    #[test]
+    fn system_packages_are_asked_of_the_machine() {
+        let apt = AptPackages { packages: vec!["curl".into()], ..Default::default() };
+        let plan = Plan::of(&spec(vec![pip(&["a"]), layer(apt)]), "1", None).unwrap();
+        assert_eq!(plan.machine, ["curl"]);
+        assert_eq!(plan.digest(), Plan::of(&spec(vec![pip(&["a"])]), "1", None).unwrap().digest());
+    }
+
+    #[test]
+    fn what_the_sdk_prepares_a_container_with_is_left_out() {
+        let create = "if ! id -u flyte >/dev/null 2>&1; then useradd --create-home --shell /bin/bash flyte; fi && mkdir -p \
+                      /home/flyte && chown -R flyte:flyte /home/flyte && chown -R flyte:flyte /root";
+        let vars = [("PATH", "/opt/venv/bin:$PATH"), ("PYTHONPATH", "/root"), ("VIRTUAL_ENV", "/opt/venv"), ("MINE", "1")];
+        let vars = vars.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let base = ImageSpec {
+            base_image: "python:3.11-slim-bookworm".into(),
+            python_version: "3.11".into(),
+            layers: vec![
+                layer(Commands { cmd: vec![create.into()], ..Default::default() }),
+                layer(Env { env_variables: vars, ..Default::default() }),
+                layer(AptPackages {
+                    packages: vec!["build-essential".into(), "ca-certificates".into()],
+                    ..Default::default()
+                }),
+                pip(&["a"]),
+            ],
+            ..Default::default()
+        };
+        let plan = Plan::of(&base, "2.12.1", None).unwrap();
+        assert_eq!(plan.vars.into_iter().collect::<Vec<_>>(), [("MINE".to_owned(), "1".to_owned())]);
+        assert_eq!((plan.machine.len(), plan.steps.len(), plan.flyte.as_str()), (0, 1, "2.12.1"));
     }
 
     #[test]

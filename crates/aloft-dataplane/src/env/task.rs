@@ -21,7 +21,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use super::{Envs, Named, plan::{Plan, SCHEME}};
+use super::{
+    Envs, Named, machine,
+    plan::{Plan, SCHEME},
+};
 use crate::{logs::LogSink, seam::NativeTask};
 
 /// The type of the task that builds images.
@@ -155,6 +158,27 @@ impl NativeTask for Envs {
     }
 }
 
+/// Checks that this machine has the system packages that the image asks for.
+async fn check_machine(target: &str, plan: &Plan, log: &LogSink) -> Result<(), TaskError> {
+    let missing = machine::missing_packages(&plan.machine).await;
+    if !missing.is_empty() {
+        return Err(trouble(
+            "SystemPackagesMissing",
+            format!(
+                "Image {target} asks for system packages (with_apt_packages) that this machine has not: {}. Aloft builds \
+                 images without containers and installs nothing on this machine: install them (sudo apt-get install {}) \
+                 and run again, or run on a cluster.",
+                missing.join(", "),
+                missing.join(" ")
+            ),
+        ));
+    }
+    if !plan.machine.is_empty() {
+        log.note(&format!("This machine has the system packages: {}.", plan.machine.join(", ")));
+    }
+    Ok(())
+}
+
 impl Envs {
     async fn build_image(&self, attempt: &LeasedAttempt, log: &LogSink) -> Result<(), TaskError> {
         let inputs = Inputs::decode_from_slice(&self.fetch(&attempt.input_uri, MAX_SPEC).await?)
@@ -172,6 +196,7 @@ impl Envs {
         let digest = context.as_ref().map(|bytes| hex(&Sha256::digest(bytes)));
         let plan = Plan::of(&spec, &self.default_flyte().await, digest)
             .map_err(|reason| trouble("UnsupportedLayer", format!("Image {target} cannot be built here: {reason}.")))?;
+        check_machine(&target, &plan, log).await?;
         let unpacked = match context {
             Some(bytes) => Some(self.unpack(&bytes).await?),
             None => None,

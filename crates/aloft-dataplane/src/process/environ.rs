@@ -63,7 +63,12 @@ impl HostEnv {
         // Code comes from the bundle, never from the source tree of whoever runs Aloft.
         vars.insert("PYTHONPATH".to_owned(), String::new());
         vars.insert("DO_NOT_TRACK".to_owned(), "1".to_owned());
-        vars.extend(env.vars.iter().cloned());
+        for (name, value) in &env.vars {
+            // As in a Dockerfile: `PATH=/more:$PATH` adds to what is there.
+            let old = vars.get(name).cloned().unwrap_or_default();
+            let value = value.replace(&format!("${{{name}}}"), &old).replace(&format!("${name}"), &old);
+            vars.insert(name.clone(), value);
+        }
         vars
     }
 }
@@ -191,6 +196,16 @@ mod tests {
         ] {
             assert_eq!(get(name), want, "{name}");
         }
+    }
+
+    #[test]
+    fn an_image_can_add_to_a_variable() {
+        let host = HostEnv::from(|name| (name == "PATH").then(|| "/usr/bin".to_owned()));
+        let var = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let env = PyEnv { vars: vec![var("PATH", "/more:$PATH"), var("NEW", "x${NEW}$OTHER")], ..py() };
+        let vars = host.for_python(&env);
+        assert_eq!(vars["PATH"], "/more:/env/bin:/usr/bin");
+        assert_eq!(vars["NEW"], "x$OTHER", "only what it adds to is filled in");
     }
 
     #[test]
