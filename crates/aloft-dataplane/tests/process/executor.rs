@@ -365,8 +365,13 @@ fn kill(pid: i32) {
 async fn dead_zygote() {
     let bench = Bench::new();
     let executor = bench.executor(true);
-    let first = bench.attempt("first", &["a0", "import time; time.sleep(1); print('done')"]);
+    let first = bench.attempt("first", &["a0", "import time; print('begun', flush=True); time.sleep(1); print('done')"]);
     let mut running = launch(&executor, &bench, &first).await;
+    // A zygote that dies before it has passed on the word to go takes the task with it, before its first line.
+    let log = bench.dirs().dir(&first.lease.id).log();
+    while !fs::read_to_string(&log).unwrap_or_default().contains("begun") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let zygote = parent(task_pid(&bench, &first));
     kill(zygote);
     // Nobody saw its exit code, but it ran to its end.
