@@ -8,6 +8,7 @@ Prints a table of medians with their spread, and writes every single measurement
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import http.client
 import json
@@ -69,6 +70,8 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
             )
+        # Nothing is left behind by a measurement that fails. Does nothing to a process that has been waited for.
+        atexit.register(self.process.kill)
         while True:
             try:
                 with contextlib.closing(Connection(self.port)) as connection:

@@ -130,8 +130,8 @@ impl Control {
                 let Some(root) = snapshot.actions.first() else { return };
                 let Some(end) = root.ended_at else { return };
                 let seconds = end.since(root.created_at).as_secs_f64();
-                let why = root.error.as_ref().map(|e| format!(" ({})", e.code)).unwrap_or_default();
-                tracing::info!(run.id = %run, "run {} ended {:?}{why} after {seconds:.1} s", run.name, root.phase);
+                let why = root.error.as_ref().map(|e| format!(", {}", e.code)).unwrap_or_default();
+                tracing::info!(run.id = %run, "run {} ended ({}{why}) after {seconds:.1} s", run.name, root.phase.words());
             }
         }
     }

@@ -16,7 +16,7 @@ mod plan;
 mod task;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -76,6 +76,8 @@ pub struct Envs {
     objects: Objects,
     /// The default environment, once it was looked for. `None` inside: there is none, one has to be made.
     default: Mutex<Option<Option<Probed>>>,
+    /// Images that were warned of, each once.
+    warned: Mutex<HashSet<String>>,
     /// One maker per environment at a time; others wait for it.
     making: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
@@ -83,7 +85,7 @@ pub struct Envs {
 impl Envs {
     /// Environments below `dir`; `python` is the interpreter that tasks run with, if one was named.
     pub fn new(dir: &Path, python: Option<PathBuf>, objects: Objects) -> Self {
-        Self { dir: dir.to_owned(), named: python, objects, default: Mutex::default(), making: Mutex::default() }
+        Self { dir: dir.to_owned(), named: python, objects, default: Mutex::default(), warned: Mutex::default(), making: Mutex::default() }
     }
 
     /// The default environment, if there is one without making it.
@@ -174,7 +176,7 @@ impl Envs {
             }
             Image::Sdk { minor, flyte } => (Some(minor), flyte),
             Image::Other(name) => {
-                if !name.is_empty() {
+                if !name.is_empty() && self.warned.lock().await.insert(name.clone()) {
                     tracing::warn!(image = %name, "a process cannot run in this image: using the default Python environment");
                 }
                 (None, flyte.to_owned())

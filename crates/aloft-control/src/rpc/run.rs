@@ -114,8 +114,12 @@ async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpe
     }
 }
 
-/// Refuses prefixes outside the project's own storage: tasks would write there with credentials that forbid it.
+/// Refuses what would not be done, and prefixes outside the project's own storage: tasks would write there with
+/// credentials that forbid it.
 fn check_run_spec(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<()> {
+    if spec.recover.is_set() {
+        return Err(unimplemented("run_spec.recover: recovering a run is not built yet; rerun it without --recover"));
+    }
     let raw = spec.raw_data_storage.as_option().map_or("", |r| r.raw_data_prefix.as_str());
     for (field, uri) in [("run_base_dir", spec.run_base_dir.as_str()), ("raw_data_storage.raw_data_prefix", raw)] {
         if !uri.is_empty() && !control.data().owns(&run.scope, uri) {

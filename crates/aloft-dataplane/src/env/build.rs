@@ -59,7 +59,14 @@ pub(super) async fn build(dir: &Path, plan: &Plan, context: Option<&Path>, log: 
         args.extend(["--python".to_owned(), machine::interpreter(python).await]);
     }
     args.push(venv.display().to_string());
-    uv(&args, &[], log).await?;
+    uv(&args, &[], log).await.map_err(|error| match &plan.python {
+        Some(python) => failed(format!(
+            "there is no Python {python} on this machine and uv could not fetch one: install python{python}, or choose a \
+             Python that is here in the image. {}",
+            error.message
+        )),
+        None => error,
+    })?;
 
     let python = venv.join("bin/python").display().to_string();
     let install = |rest: Vec<String>| {
