@@ -124,9 +124,10 @@ async fn dev(args: Args) -> Result<(), Exit> {
 
     let worker = start_worker(&control, &objects, dirs, environments, port)?;
     let app = http::app(&control, &objects).map_err(Exit::other)?;
+    let places = serve::places();
     let servers: Vec<_> = listeners
         .into_iter()
-        .map(|listener| tokio::spawn(serve::serve(listener, app.clone(), stopping.clone())))
+        .map(|listener| tokio::spawn(serve::serve(listener, app.clone(), places.clone(), stopping.clone())))
         .collect();
     let reconcilers = tokio::spawn({
         let control = control.clone();
