@@ -317,7 +317,7 @@ def test_a_master_key_that_is_cut_short(started, aloft, tmp_path):
 
 
 def test_no_home(aloft):
-    code, said = aloft("--port", "0", env={"HOME": "", "XDG_DATA_HOME": "", "ALOFT_DATA_DIR": ""})
+    code, said = aloft("--port", "0", env={"HOME": "", "XDG_DATA_HOME": ""})
     assert code == DATA_DIR, said
     assert "--data-dir" in one_sentence(said)
 
