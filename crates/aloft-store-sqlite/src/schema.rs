@@ -11,6 +11,9 @@ const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_runs.sql")];
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".
 const APPLICATION_ID: i64 = 0x414c_4654;
 
+/// Largest database, in bytes, that is checked as a whole at every start: some 20 ms.
+const CHECKED_WHOLE: i64 = 8 << 20;
+
 fn pragma(db: &Connection, name: &str) -> Result<i64, StoreError> {
     db.pragma_query_value(None, name, |row| row.get(0)).map_err(error::from_sqlite)
 }
@@ -25,6 +28,30 @@ pub(crate) fn check(db: &Connection) -> Result<(), StoreError> {
     let (found, known) = (pragma(db, "user_version")?, MIGRATIONS.len() as i64);
     if found > known {
         return Err(StoreError::Newer { found, known });
+    }
+    check_pages(db)
+}
+
+/// Looks for damage before anything is written: a server that starts on a damaged database would fail later, in the
+/// middle of somebody's run.
+fn check_pages(db: &Connection) -> Result<(), StoreError> {
+    if pragma(db, "page_count")?.saturating_mul(pragma(db, "page_size")?) <= CHECKED_WHOLE {
+        let found: String =
+            db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(error::from_sqlite)?;
+        // The first line only says which database.
+        let problem = found.lines().last().unwrap_or_default();
+        return if problem == "ok" { Ok(()) } else { Err(StoreError::Corrupt(problem.to_owned())) };
+    }
+    // The newest row of each table lies near the end of the file, so this finds at least one that was cut short.
+    let mut tables =
+        db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE '%WITHOUT ROWID%'")
+            .map_err(error::from_sqlite)?;
+    let names = tables.query_map([], |row| row.get::<_, String>(0)).map_err(error::from_sqlite)?;
+    for name in names {
+        let name = name.map_err(error::from_sqlite)?.replace('"', "\"\"");
+        let newest = format!("SELECT * FROM \"{name}\" ORDER BY rowid DESC LIMIT 1");
+        let mut row = db.prepare(&newest).map_err(error::from_sqlite)?;
+        row.query([]).and_then(|mut rows| rows.next().map(drop)).map_err(error::from_sqlite)?;
     }
     Ok(())
 }

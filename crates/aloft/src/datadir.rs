@@ -100,7 +100,7 @@ impl DataDir {
     }
 }
 
-/// What to tell about a failed file operation.
+/// What to tell about a failed operation on a file of the data directory.
 pub(crate) fn on_disk(what: &str, error: &io::Error) -> Exit {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -110,6 +110,6 @@ pub(crate) fn on_disk(what: &str, error: &io::Error) -> Exit {
             Kind::DataDir,
             format!("{what}: permission denied; choose a directory of your own with --data-dir"),
         ),
-        _ => Exit::new(Kind::DataDir, format!("{what}: {error}")),
+        _ => Exit::new(Kind::DataDir, format!("{what}: {error}; choose another directory with --data-dir")),
     }
 }

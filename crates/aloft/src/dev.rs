@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -132,9 +133,10 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let signalled = signals();
     let worker = start_worker(&control, &objects, dirs, environments, port, !args.cold)?;
     let app = http::app(&control, &objects).map_err(Exit::other)?;
+    let places = serve::places();
     let servers: Vec<_> = listeners
         .into_iter()
-        .map(|listener| tokio::spawn(serve::serve(listener, app.clone(), stopping.clone())))
+        .map(|listener| tokio::spawn(serve::serve(listener, app.clone(), places.clone(), stopping.clone())))
         .collect();
     let reconcilers = tokio::spawn({
         let control = control.clone();
@@ -375,6 +377,10 @@ fn config_yaml(port: u16) -> String {
     )
 }
 
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Exit {
+    Exit::other(format!("cannot {verb} {}: {error}; name another file with --write-config PATH", path.display()))
+}
+
 /// Writes the configuration, unless a different one is there.
 fn write_config(path: &Path, port: u16) -> Result<(), Exit> {
     let text = config_yaml(port);
@@ -387,15 +393,16 @@ fn write_config(path: &Path, port: u16) -> Result<(), Exit> {
             )));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(crate::datadir::on_disk(&format!("cannot read {}", path.display()), &e)),
+        Err(e) => return Err(cannot("read", path, &e)),
     }
     let write = || {
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             fs::create_dir_all(parent)?;
         }
-        fs::write(path, &text)
+        // New, so that nothing is overwritten that was not there a moment ago.
+        fs::File::create_new(path)?.write_all(text.as_bytes())
     };
-    write().map_err(|e| crate::datadir::on_disk(&format!("cannot write {}", path.display()), &e))?;
+    write().map_err(|e| cannot("write", path, &e))?;
     say(&format!("Wrote {}.", path.display()));
     Ok(())
 }

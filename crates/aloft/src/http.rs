@@ -6,7 +6,7 @@ use aloft_control::{Control, Limits};
 use aloft_objects::{Objects, s3};
 use axum::{
     Json, Router,
-    body::{Body, HttpBody as _},
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, Uri, Version, header},
     middleware::{self, Next},
@@ -79,11 +79,13 @@ impl Rpcs {
 async fn explain(State(rpcs): State<Arc<Rpcs>>, request: Request, next: Next) -> Response {
     let path = shown(request.uri());
     let name = request.uri().path().strip_prefix("/").unwrap_or_default().to_owned();
-    let rpc = name.split_once('/');
-    if !rpc.is_some_and(|(service, method)| service.contains('.') && !method.contains('/')) {
+    if !is_rpc_name(&name) {
         return refusal(ConnectError::new(ErrorCode::NotFound, format!("there is nothing at {path}")), &HeaderMap::new());
     }
     let headers = request.headers().clone();
+    if let Some(error) = too_large(&headers) {
+        return refusal(error, &headers);
+    }
     // Answered by `connectrpc` first, whatever becomes of it: it reads the body to its bound, and a client that is
     // still sending when it is refused may never see the refusal.
     let answer = next.run(request).await;
@@ -101,15 +103,32 @@ async fn explain(State(rpcs): State<Arc<Rpcs>>, request: Request, next: Next) ->
         StatusCode::METHOD_NOT_ALLOWED => "an RPC is a POST, or a GET if it changes nothing",
         _ => return answer,
     };
-    // The headers that say what would be right stay; only a body that says nothing is replaced.
-    if answer.body().size_hint().exact() != Some(0) {
-        return answer;
+    let (mut parts, body) = answer.into_parts();
+    let body = axum::body::to_bytes(body, 64 << 10).await.unwrap_or_default();
+    if !body.is_empty() {
+        return Response::from_parts(parts, body.into());
     }
-    let (mut parts, _) = answer.into_parts();
+    // The headers stay: they say what would be right.
     parts.headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     parts.headers.remove(header::CONTENT_LENGTH);
     let body = Json(error_body("unknown", message)).into_response().into_body();
     Response::from_parts(parts, body)
+}
+
+/// Whether a path looks like `package.Service/Method`.
+fn is_rpc_name(path: &str) -> bool {
+    let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    path.split_once('/').is_some_and(|(service, method)| {
+        service.contains('.') && service.split('.').all(word) && word(method)
+    })
+}
+
+/// The refusal of a body that its own head says is too large, without waiting for what may never come.
+fn too_large(headers: &HeaderMap) -> Option<ConnectError> {
+    let max = Limits::default().body as u64;
+    let length: u64 = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    let message = format!("the request has {length} bytes, more than the limit of {max}; pass large values as files");
+    (length > max).then(|| ConnectError::new(ErrorCode::ResourceExhausted, message))
 }
 
 /// A path to repeat to the client: not longer than helps.

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
-            telemetry::say(&format!("aloft: {exit}"));
+            telemetry::say_end(&exit);
             ExitCode::from(exit.code())
         }
     }

@@ -37,16 +37,28 @@ const PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most connections at a time; further ones wait in the kernel's queue. Each idle one costs about 10 KB.
 const MAX_CONNECTIONS: u64 = 16_384;
 
+/// Open files that are not for connections.
+const RESERVED_FILES: u64 = 2048;
+
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest wait for requests under way when the server stops. Watches end at once, by themselves.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Room for connections, shared by all listeners.
+pub(crate) type Places = Arc<Semaphore>;
+
+/// As many places as the limit of open files has room for, with some left to the database, the logs and the tasks.
+pub(crate) fn places() -> Places {
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(MAX_CONNECTIONS, |(soft, _)| soft);
+    let room = (files - (files / 4).min(RESERVED_FILES)).clamp(1, MAX_CONNECTIONS);
+    Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(1)))
+}
+
 /// Serves `app` on `listener` until `stopping`, then waits for what is under way.
-pub(crate) async fn serve(listener: TcpListener, app: Router, stopping: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, app: Router, places: Places, stopping: CancellationToken) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(max_connections()));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
         let stream = tokio::select! {
@@ -85,12 +97,6 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, stopping: Cancella
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::debug!("some requests did not end in time");
     }
-}
-
-/// Leaves half of the file descriptors to the database, the logs and the processes of tasks.
-fn max_connections() -> usize {
-    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(MAX_CONNECTIONS, |(soft, _)| soft);
-    usize::try_from((files / 2).min(MAX_CONNECTIONS)).unwrap_or(1).max(1)
 }
 
 /// A connection that fails unless its first bytes arrive in time: `hyper-util` waits for ever for those it tells HTTP/1.1

@@ -1,9 +1,17 @@
 //! What Aloft says while it runs: to a person as text, to a collector as JSON.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+use crate::exit::Exit;
+
+/// Whether every line must be a JSON object.
+static JSON: AtomicBool = AtomicBool::new(false);
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -17,7 +25,10 @@ pub(crate) enum LogFormat {
 /// Starts logging to standard error. `ALOFT_LOG` sets the level, as `RUST_LOG` would (`info`, `aloft_control=debug`).
 pub(crate) fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_env("ALOFT_LOG").unwrap_or_else(|_| EnvFilter::new("info,s3s=warn"));
-    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // Colours only for eyes.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    JSON.store(matches!(format, LogFormat::Json), Ordering::Relaxed);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
@@ -25,7 +36,20 @@ pub(crate) fn init(format: LogFormat) {
     }
 }
 
-/// Writes a line to standard error, for the person at the terminal. A closed terminal is no reason to fail.
+/// Tells the person at the terminal; a collector gets the line as a record. A closed terminal is no reason to fail.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    if JSON.load(Ordering::Relaxed) {
+        tracing::info!("{line}");
+    } else {
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    }
+}
+
+/// Tells why the program ends.
+pub(crate) fn say_end(exit: &Exit) {
+    if JSON.load(Ordering::Relaxed) {
+        tracing::error!(code = exit.code(), "{exit}");
+    } else {
+        let _ = writeln!(std::io::stderr().lock(), "aloft: {exit}");
+    }
 }

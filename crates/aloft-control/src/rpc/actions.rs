@@ -21,17 +21,19 @@ use aloft_flyteidl2::flyteidl2::{
     },
 };
 use aloft_store::{Blob, Submission, Which};
-use buffa::Message as _;
 use connectrpc::ConnectError;
 use futures::{Stream, StreamExt as _};
 
 use super::{
     convert,
-    error::{Answer, invalid, not_found, wire},
+    error::{Answer, bounded, invalid, not_found, shortened, wire},
     run, task,
     watch::{self, Watched},
 };
 use crate::Control;
+
+/// Longest cache key, in bytes.
+const MAX_CACHE_KEY: usize = 1024;
 
 /// An enqueue, whichever service it came through.
 struct Enqueue<'r> {
@@ -59,9 +61,10 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
     let parent = ActionName::new(parent).map_err(wire)?;
     for (field, uri) in [("input_uri", request.input_uri), ("run_output_base", request.run_output_base)] {
         if !uri.is_empty() && !control.data().owns(&run.scope, uri) {
-            return Err(invalid(format!("{field}: {uri} is not in the storage of project {}", run.scope.project)));
+            return Err(not_owned(field, uri, &run));
         }
     }
+    bounded("group", request.group, convert::MAX_TEXT)?;
     let (seed, blobs) = match request.work {
         Work::Task(task) => task_seed(control, &run, &request, task).await?,
         Work::Trace(trace) => trace_seed(control, &run, trace)?,
@@ -72,7 +75,11 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         Work::Nothing => return Err(invalid("spec: task or trace is required")),
     };
     let command = Command::Enqueue { action, parent, group: request.group.to_owned(), seed: Box::new(seed) };
-    control.store().submit(Submission { run, command, blobs }).await.map_err(wire)
+    run::submit(control, Submission { run, command, blobs }).await
+}
+
+fn not_owned(field: &str, uri: &str, run: &RunKey) -> ConnectError {
+    invalid(format!("{field}: {} is not in the storage of project {}", shortened(uri), run.scope.project))
 }
 
 async fn task_seed(
@@ -91,6 +98,8 @@ async fn task_seed(
         (None, None) => return Err(invalid("task.spec: is required")),
     };
     let spec = convert::spec(spec)?;
+    let cache_key = task.cache_key.as_option().map(|k| k.value.clone()).unwrap_or_default();
+    bounded("task.cache_key", &cache_key, MAX_CACHE_KEY)?;
     if request.input_uri.is_empty() {
         return Err(invalid("input_uri: is required for a task"));
     }
@@ -104,7 +113,7 @@ async fn task_seed(
         policy: spec.policy,
         input_uri: run::inputs_file(request.input_uri),
         run_output_base: base,
-        cache_key: task.cache_key.as_option().map(|k| k.value.clone()).unwrap_or_default(),
+        cache_key,
     };
     Ok((Seed::Task(seed), vec![spec.blob]))
 }
@@ -117,20 +126,24 @@ fn trace_seed(control: &Control, run: &RunKey, trace: &TraceAction) -> Answer<(S
         Some(ActionPhase::ACTION_PHASE_TIMED_OUT) => Phase::TimedOut,
         _ => return Err(invalid("trace.phase: a trace is recorded when it has ended: SUCCEEDED or FAILED")),
     };
+    bounded("trace.name", &trace.name, convert::MAX_TEXT)?;
     let refs = trace.outputs.as_option();
     let outputs = OutputRefs {
         output_uri: refs.map(|o| o.output_uri.clone()).unwrap_or_default(),
         report_uri: refs.map(|o| o.report_uri.clone()).unwrap_or_default(),
     };
-    if !outputs.output_uri.is_empty() && !control.data().owns(&run.scope, &outputs.output_uri) {
-        return Err(invalid(format!(
-            "trace.outputs.output_uri: {} is not in the storage of project {}",
-            outputs.output_uri, run.scope.project
-        )));
+    let named = [("trace.outputs.output_uri", &outputs.output_uri), ("trace.outputs.report_uri", &outputs.report_uri)];
+    for (field, uri) in named {
+        if !uri.is_empty() && !control.data().owns(&run.scope, uri) {
+            return Err(not_owned(field, uri, run));
+        }
     }
     let now = control.now();
-    let ended_at = trace.end_time.as_option().map_or(now, convert::time);
-    let blob = trace.spec.as_option().map(|spec| convert::blob(spec.encode_to_bytes()));
+    let at = |field, time: Option<&_>| time.map_or(Ok(now), |at| convert::checked_time(field, at));
+    let started_at = at("trace.start_time", trace.start_time.as_option())?;
+    let ended_at = at("trace.end_time", trace.end_time.as_option())?;
+    let spec = trace.spec.as_option().map(|spec| convert::encoded("trace.spec", spec)).transpose()?;
+    let blob = spec.map(convert::blob);
     let failed = phase != Phase::Succeeded;
     let error = failed.then(|| {
         let message = format!("the traced function {} raised an exception; its parent's log has it", trace.name);
@@ -139,7 +152,7 @@ fn trace_seed(control: &Control, run: &RunKey, trace: &TraceAction) -> Answer<(S
     let seed = TraceSeed {
         name: trace.name.clone(),
         phase,
-        started_at: trace.start_time.as_option().map_or(now, convert::time),
+        started_at,
         ended_at,
         outputs,
         error,

@@ -23,11 +23,24 @@ use buffa::Message as _;
 use buffa_types::google::protobuf::{Duration as WireDuration, Struct, Timestamp, Value, value};
 use sha2::{Digest as _, Sha256};
 
-use super::error::{Answer, invalid, wire};
+use super::error::{Answer, bounded, invalid, wire};
 use crate::Control;
 
-/// Largest task specification that is stored, in bytes (design rule 7: bounded metadata).
+/// Largest specification of a task or a run that is stored, in bytes (design rule 7: bounded metadata).
 const MAX_SPEC: usize = 8 << 20;
+
+/// Longest name of a task, an environment and the like, in bytes.
+pub(super) const MAX_TEXT: usize = 255;
+
+/// Most labels, and the longest value of one in bytes.
+const MAX_LABELS: usize = 100;
+const MAX_LABEL: usize = 1024;
+
+/// Longest duration that means something, in seconds: ten years.
+const MAX_SECONDS: i64 = 10 * 366 * 24 * 3600;
+
+/// Most retries: every attempt stays on record.
+const MAX_RETRIES: u32 = 1000;
 
 impl Control {
     /// The organisation a request means: an empty one is the default.
@@ -83,7 +96,40 @@ pub(super) fn time(at: &Timestamp) -> Time {
     Time::from_micros(at.seconds.saturating_mul(1_000_000).saturating_add(i64::from(at.nanos) / 1000))
 }
 
-pub(super) fn millis(length: &WireDuration) -> u64 {
+/// A time that a calendar has: what is stored must be readable as text again.
+pub(super) fn checked_time(field: &str, at: &Timestamp) -> Answer<Time> {
+    // The first second of year 1 and the last of year 9999, the bounds of google.protobuf.Timestamp.
+    let known = (-62_135_596_800..=253_402_300_799).contains(&at.seconds) && (0..1_000_000_000).contains(&at.nanos);
+    if known { Ok(time(at)) } else { Err(invalid(format!("{field}: must be a time between year 1 and year 9999"))) }
+}
+
+/// The milliseconds of a duration that is neither negative nor beyond all bounds.
+fn checked_millis(field: &str, length: &WireDuration) -> Answer<u64> {
+    if length.seconds < 0 || length.nanos < 0 {
+        return Err(invalid(format!("{field}: is negative")));
+    }
+    if length.seconds > MAX_SECONDS {
+        return Err(invalid(format!("{field}: is longer than ten years")));
+    }
+    Ok(millis(length))
+}
+
+/// Refuses labels that are too many or too long.
+pub(super) fn check_labels<'l>(
+    field: &str,
+    labels: impl IntoIterator<Item = (&'l String, &'l String)>,
+) -> Answer<()> {
+    for (number, (key, value)) in labels.into_iter().enumerate() {
+        if number == MAX_LABELS {
+            return Err(invalid(format!("{field}: are more than the {MAX_LABELS} allowed")));
+        }
+        bounded(&format!("{field}: a key"), key, MAX_TEXT)?;
+        bounded(&format!("{field}: the value of {key:?}"), value, MAX_LABEL)?;
+    }
+    Ok(())
+}
+
+fn millis(length: &WireDuration) -> u64 {
     let ms = length.seconds.saturating_mul(1000).saturating_add(i64::from(length.nanos) / 1_000_000);
     u64::try_from(ms).unwrap_or(0)
 }
@@ -141,15 +187,13 @@ pub(super) fn spec(spec: &TaskSpec) -> Answer<Spec> {
     if id.version.len() > 255 {
         return Err(invalid("task_spec.task_template.id.version: is longer than 255 bytes"));
     }
-    let bytes = spec.encode_to_bytes();
-    if bytes.len() > MAX_SPEC {
-        return Err(invalid(format!(
-            "task_spec: has {} bytes, more than the {MAX_SPEC} allowed; pass large defaults as files",
-            bytes.len()
-        )));
-    }
-    let digest = digest(spec);
     let environment = spec.environment.as_option().map(|e| e.name.clone()).unwrap_or_default();
+    bounded("task_spec.task_template.type", &template.r#type, MAX_TEXT)?;
+    bounded("task_spec.short_name", &spec.short_name, MAX_TEXT)?;
+    bounded("task_spec.environment.name", &environment, MAX_TEXT)?;
+    let policy = policy(template)?;
+    let bytes = encoded("task_spec", spec)?;
+    let digest = digest(spec);
     let task = TaskRef {
         digest: digest.clone(),
         project: id.project.clone(),
@@ -160,25 +204,54 @@ pub(super) fn spec(spec: &TaskSpec) -> Answer<Spec> {
         short_name: if spec.short_name.is_empty() { id.name.clone() } else { spec.short_name.clone() },
         environment,
     };
-    Ok(Spec { blob: Blob { digest, bytes }, task, policy: policy(template) })
+    Ok(Spec { blob: Blob { digest, bytes }, task, policy })
 }
 
-fn policy(template: &aloft_flyteidl2::flyteidl2::core::TaskTemplate) -> TaskPolicy {
-    let Some(metadata) = template.metadata.as_option() else { return TaskPolicy::default() };
+/// The bytes of a specification, unless they are too many to keep.
+pub(super) fn encoded(field: &str, spec: &impl buffa::Message) -> Answer<bytes::Bytes> {
+    let bytes = spec.encode_to_bytes();
+    if bytes.len() > MAX_SPEC {
+        return Err(invalid(format!(
+            "{field}: has {} bytes, more than the {MAX_SPEC} allowed; pass large values as files",
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
+}
+
+fn policy(template: &aloft_flyteidl2::flyteidl2::core::TaskTemplate) -> Answer<TaskPolicy> {
+    let Some(metadata) = template.metadata.as_option() else { return Ok(TaskPolicy::default()) };
     let retries = metadata.retries.as_option();
     let timeouts = metadata.timeouts.as_option();
-    let positive = |d: Option<&WireDuration>| d.map(millis).filter(|ms| *ms > 0);
-    TaskPolicy {
-        retries: retries.map_or(0, |r| r.retries),
-        backoff: retries.and_then(|r| r.backoff.as_option()).map(|b| Backoff {
-            base_ms: b.base.as_option().map_or(0, millis),
-            factor: b.factor.unwrap_or(1.0),
-            cap_ms: positive(b.cap.as_option()),
-        }),
-        max_runtime_ms: positive(metadata.timeout.as_option()),
-        queued_timeout_ms: positive(timeouts.and_then(|t| t.queued_timeout.as_option())),
-        deadline_ms: positive(timeouts.and_then(|t| t.deadline.as_option())),
+    let field = |name: &str| format!("task_spec.task_template.metadata.{name}");
+    let positive = |name: &str, length: Option<&WireDuration>| -> Answer<Option<u64>> {
+        let ms = length.map(|d| checked_millis(&field(name), d)).transpose()?;
+        Ok(ms.filter(|ms| *ms > 0))
+    };
+    let count = retries.map_or(0, |r| r.retries);
+    if count > MAX_RETRIES {
+        return Err(invalid(format!("{}: are {count}, more than the {MAX_RETRIES} allowed", field("retries.retries"))));
     }
+    let backoff = match retries.and_then(|r| r.backoff.as_option()) {
+        None => None,
+        Some(declared) => {
+            let factor = declared.factor.unwrap_or(1.0);
+            // NaN and infinity have no form in the log, which is JSON.
+            if !(factor.is_finite() && factor >= 0.0) {
+                return Err(invalid(format!("{}: must be a number, 0 or more", field("retries.backoff.factor"))));
+            }
+            let base_ms = positive("retries.backoff.base", declared.base.as_option())?.unwrap_or(0);
+            let cap_ms = positive("retries.backoff.cap", declared.cap.as_option())?;
+            Some(Backoff { base_ms, factor, cap_ms })
+        }
+    };
+    Ok(TaskPolicy {
+        retries: count,
+        backoff,
+        max_runtime_ms: positive("timeout", metadata.timeout.as_option())?,
+        queued_timeout_ms: positive("timeouts.queued_timeout", timeouts.and_then(|t| t.queued_timeout.as_option()))?,
+        deadline_ms: positive("timeouts.deadline", timeouts.and_then(|t| t.deadline.as_option()))?,
+    })
 }
 
 /// The digest of what a specification says. Its `custom` part is a map without an order, so it is hashed apart, in order.

@@ -22,6 +22,22 @@ pub(super) fn wire<E: Into<Failure>>(error: E) -> ConnectError {
     error.into().0
 }
 
+/// A text of the client's to repeat to it: not longer than helps.
+pub(super) fn shortened(text: &str) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(200) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
+}
+
+/// Refuses a text of more than `max` bytes: what is not a user's value stays small (design rule 7).
+pub(super) fn bounded(field: &str, text: &str, max: usize) -> Answer<()> {
+    if text.len() > max {
+        return Err(invalid(format!("{field}: has {} bytes, more than the {max} allowed", text.len())));
+    }
+    Ok(())
+}
+
 /// A field is wrong.
 pub(super) fn invalid(message: impl Into<String>) -> ConnectError {
     ConnectError::new(ErrorCode::InvalidArgument, message)

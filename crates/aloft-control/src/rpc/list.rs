@@ -9,12 +9,15 @@ use aloft_flyteidl2::flyteidl2::common::{
 use aloft_store::{Cursor, Direction, Field, Filter, ListQuery, Op, SortBy};
 use connectrpc::ConnectError;
 
-use super::error::{Answer, invalid};
+use super::error::{Answer, invalid, shortened};
 
 /// Rows of a page when the request does not say.
 const DEFAULT_PAGE: usize = 100;
 /// Most rows of a page; a request for more gets this many and a token.
 const MAX_PAGE: usize = 1000;
+/// Most filters of a request, and most values of all of them: more make a query that the database refuses.
+const MAX_FILTERS: usize = 100;
+const MAX_VALUES: usize = 10_000;
 
 /// What a list is of: it decides what plain names mean.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,9 +51,10 @@ fn field(of: Of, name: &str) -> Answer<Field> {
         "is_entrypoint" => Field::Entrypoint,
         other => {
             return Err(invalid(format!(
-                "filters or sort: there is no field {other:?}; the fields are name, phase, created_at, updated_at, \
+                "filters or sort: there is no field {:?}; the fields are name, phase, created_at, updated_at, \
                  ended_at, duration_ms, task_name, task_version, short_name, environment, created_by, run_source, \
-                 parent_name, group, action_type, version, is_entrypoint, labels.<key>"
+                 parent_name, group, action_type, version, is_entrypoint, labels.<key>",
+                shortened(other)
             )));
         }
     })
@@ -90,7 +94,7 @@ fn value(field: &Field, text: &str) -> Answer<Cursor> {
         },
         _ => Some(Cursor::Text(text.to_owned())),
     };
-    read.ok_or_else(|| invalid(format!("filters: {text:?} is not a value of {field:?}")))
+    read.ok_or_else(|| invalid(format!("filters: {:?} is not a value of {field:?}", shortened(text))))
 }
 
 /// A phase by its name, with or without its prefix, in any case.
@@ -151,13 +155,24 @@ pub(super) fn filter(of: Of, wire: &WireFilter) -> Answer<Filter> {
     Ok(Filter { field, op, values })
 }
 
+/// The filters of a request.
+pub(super) fn filters(of: Of, wire: &[WireFilter]) -> Answer<Vec<Filter>> {
+    let values: usize = wire.iter().map(|f| f.values.len()).sum();
+    for (what, found, max) in [("filters", wire.len(), MAX_FILTERS), ("values", values, MAX_VALUES)] {
+        if found > max {
+            return Err(invalid(format!("filters: there are {found} {what}, more than the {max} allowed")));
+        }
+    }
+    wire.iter().map(|f| filter(of, f)).collect()
+}
+
 /// The query a request stands for. `None` is a request for everything.
 pub(super) fn query(of: Of, request: Option<&ListRequest>) -> Answer<ListQuery> {
     let newest = SortBy { field: Field::CreatedAt, direction: Direction::Descending };
     let Some(request) = request else {
         return Ok(ListQuery { filters: Vec::new(), sort: newest, limit: DEFAULT_PAGE, token: String::new() });
     };
-    let filters = request.filters.iter().map(|f| filter(of, f)).collect::<Result<Vec<_>, _>>()?;
+    let filters = filters(of, &request.filters)?;
     let sort = match request.sort_by_fields.first().or_else(|| request.sort_by.as_option()) {
         Some(sort) if !sort.key.is_empty() => SortBy {
             field: field(of, &sort.key)?,

@@ -11,8 +11,14 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_store::Project;
 use connectrpc::{ConnectError, ErrorCode};
 
-use super::error::{Answer, invalid, not_found, wire};
+use super::{
+    convert,
+    error::{Answer, bounded, invalid, not_found, shortened, wire},
+};
 use crate::Control;
+
+/// Longest display name, in bytes.
+const MAX_NAME: usize = 255;
 
 /// Most projects of a page.
 const MAX_PAGE: usize = 1000;
@@ -36,6 +42,10 @@ fn from_wire(control: &Control, wire_project: WireProject) -> Answer<Project> {
     Scope::new(&org, &wire_project.id, "domain").map_err(wire)?;
     if wire_project.description.chars().count() > 300 {
         return Err(invalid("description: is longer than 300 characters"));
+    }
+    bounded("project.name", &wire_project.name, MAX_NAME)?;
+    if let Some(labels) = wire_project.labels.as_option() {
+        convert::check_labels("project.labels", &labels.values)?;
     }
     let name = if wire_project.name.is_empty() { wire_project.id.clone() } else { wire_project.name };
     Ok(Project {
@@ -69,10 +79,14 @@ pub(super) async fn update(control: &Control, request: UpdateProjectRequest) -> 
 }
 
 fn missing(id: &str) -> ConnectError {
+    let id = shortened(id);
     not_found(format!("project {id} does not exist; create it with `flyte create project {id} --name {id}`"))
 }
 
 pub(super) async fn get(control: &Control, request: GetProjectRequest) -> Answer<GetProjectResponse> {
+    if request.id.is_empty() {
+        return Err(invalid("id: is required"));
+    }
     let org = control.org(&request.org);
     let found = control.store().project(&org, &request.id).await.map_err(wire)?;
     let project = found.ok_or_else(|| missing(&request.id))?;
@@ -133,18 +147,24 @@ impl Term {
 fn parse_filters(text: &str) -> Answer<Vec<Term>> {
     let mut terms = Vec::new();
     for term in text.split('+').map(str::trim).filter(|t| !t.is_empty()) {
-        let bad = || invalid(format!("filters: cannot read {term:?}; write function(field, value), joined by '+'"));
+        let bad = || {
+            let term = shortened(term);
+            invalid(format!("filters: cannot read {term:?}; write function(field, value), joined by '+'"))
+        };
         let (function, rest) = term.split_once('(').ok_or_else(bad)?;
         let (field, values) = rest.strip_suffix(')').ok_or_else(bad)?.split_once(',').ok_or_else(bad)?;
         let (negate, part) = match function.trim() {
             "eq" | "value_in" => (false, false),
             "ne" => (true, false),
             "contains" => (false, true),
-            other => return Err(invalid(format!("filters: {other:?} is not one of eq, ne, contains, value_in"))),
+            other => {
+                let other = shortened(other);
+                return Err(invalid(format!("filters: {other:?} is not one of eq, ne, contains, value_in")));
+            }
         };
         let field = field.trim().to_owned();
         if !matches!(field.as_str(), "state" | "name" | "description" | "id" | "identifier") {
-            return Err(invalid(format!("filters: {field:?} is not one of state, name, description, id")));
+            return Err(invalid(format!("filters: {:?} is not one of state, name, description, id", shortened(&field))));
         }
         terms.push(Term { negate, part, field, values: values.split(';').map(|v| v.trim().to_owned()).collect() });
     }

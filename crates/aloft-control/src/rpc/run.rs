@@ -1,7 +1,7 @@
 //! `flyteidl2.workflow.RunService`, without its watches.
 
 use aloft_core::{
-    ActionName, ActionState, Command, EndedBy, Refusal, RunInfo, RunKey, Scope, Seed, Subject, TaskSeed,
+    ActionName, ActionState, Command, EndedBy, Refusal, Reply, RunInfo, RunKey, Scope, Seed, Subject, TaskSeed,
 };
 use aloft_flyteidl2::flyteidl2::{
     core::parameter,
@@ -22,7 +22,7 @@ use connectrpc::RequestContext;
 
 use super::{
     convert::{self, Spec},
-    error::{Answer, invalid, not_found, unimplemented, wire},
+    error::{Answer, invalid, not_found, shortened, unimplemented, wire},
     list, task,
 };
 use crate::{Control, names};
@@ -44,13 +44,16 @@ pub(super) async fn create_run(
     check_code(control, &run.scope, &task_spec).await?;
 
     let start_time = request.run_start_time.as_option().or_else(|| run_spec.run_start_time.as_option());
-    let start_time = start_time.map_or_else(|| control.now(), convert::time);
+    let start_time = match start_time {
+        Some(at) => convert::checked_time("run_start_time", at)?,
+        None => control.now(),
+    };
     run_spec.run_start_time = convert::timestamp(start_time).into();
 
     // Users' bytes are at the data plane before the run is committed (design rule 7), so a committed run can start.
     let input_uri = store_inputs(control, &run, request.input_wrapper, &task_spec).await?;
     let seed = root_seed(control, &run, &spec, input_uri);
-    let run_blob = convert::blob(run_spec.encode_to_bytes());
+    let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
         source: request.source.to_i32(),
@@ -63,17 +66,34 @@ pub(super) async fn create_run(
         command: Command::CreateRun { seed: Box::new(seed), info: Box::new(info) },
         blobs: vec![spec.blob, run_blob],
     };
-    control.store().submit(submission).await.map_err(|e| named_refusal(e, &run))?;
+    submit(control, submission).await?;
     let (record, root) = find_run(control, &run).await?;
     Ok(CreateRunResponse { run: to_run(&record, &root).into(), ..Default::default() })
 }
 
-fn named_refusal(error: SubmitError, run: &RunKey) -> connectrpc::ConnectError {
-    match error {
-        SubmitError::Refused(Refusal::DifferentWork { difference, .. }) => {
-            wire(Refusal::DifferentWork { what: "run", name: run.name.clone(), difference })
+/// Submits a command, and names the run in what is refused.
+pub(super) async fn submit(control: &Control, submission: Submission) -> Answer<Reply> {
+    let run = submission.run.clone();
+    match control.store().submit(submission).await {
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(named_refusal(control, &run, error).await),
+    }
+}
+
+/// The wire's error for a command that failed. The core decides within one run and does not know its name.
+async fn named_refusal(control: &Control, run: &RunKey, error: SubmitError) -> connectrpc::ConnectError {
+    let what = match error {
+        SubmitError::Refused(Refusal::DifferentWork { what: "run", difference, .. }) => {
+            return wire(Refusal::DifferentWork { what: "run", name: run.name.clone(), difference });
         }
-        other => wire(other),
+        SubmitError::Refused(Refusal::NoSuchRun) => return no_run(run),
+        SubmitError::Refused(Refusal::NoSuchAction(name)) => format!("action {name}"),
+        SubmitError::Refused(Refusal::NoSuchParent(name)) => format!("parent action {name}"),
+        other => return wire(other),
+    };
+    match find_record(control, run).await {
+        Ok(_) => not_found(format!("{what} does not exist in run {}", run.name)),
+        Err(error) => error,
     }
 }
 
@@ -120,12 +140,16 @@ fn check_run_spec(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<()>
     if spec.recover.is_set() {
         return Err(unimplemented("run_spec.recover: recovering a run is not built yet; rerun it without --recover"));
     }
+    if let Some(labels) = spec.labels.as_option() {
+        convert::check_labels("run_spec.labels", &labels.values)?;
+    }
     let raw = spec.raw_data_storage.as_option().map_or("", |r| r.raw_data_prefix.as_str());
     for (field, uri) in [("run_base_dir", spec.run_base_dir.as_str()), ("raw_data_storage.raw_data_prefix", raw)] {
         if !uri.is_empty() && !control.data().owns(&run.scope, uri) {
             return Err(invalid(format!(
-                "run_spec.{field}: {uri} is not in the storage of project {}; leave it empty for the default, or name a \
+                "run_spec.{field}: {} is not in the storage of project {}; leave it empty for the default, or name a \
                  prefix below {}",
+                shortened(uri),
                 run.scope.project,
                 control.data().run_base(run)
             )));
@@ -141,7 +165,7 @@ async fn check_code(control: &Control, scope: &Scope, spec: &TaskSpec) -> Answer
     let missing = control.data().missing(scope, &wanted).await.map_err(wire)?;
     match missing.first() {
         None => Ok(()),
-        Some(uri) => Err(invalid(format!("task_spec: {uri} does not exist on this server: {STALE_CACHE}"))),
+        Some(uri) => Err(invalid(format!("task_spec: {} does not exist on this server: {STALE_CACHE}", shortened(uri)))),
     }
 }
 
@@ -157,7 +181,8 @@ async fn store_inputs(
             if !control.data().owns(&run.scope, &data.uri) {
                 return Err(invalid(format!(
                     "offloaded_input_data.uri: {} is not in the storage of project {}",
-                    data.uri, run.scope.project
+                    shortened(&data.uri),
+                    run.scope.project
                 )));
             }
             return Ok(inputs_file(&data.uri));
@@ -299,8 +324,7 @@ pub(super) async fn abort(control: &Control, run: RunKey, action: ActionName, re
     let command = Command::Abort { action: action.clone(), by };
     match control.store().submit(Submission::new(run.clone(), command)).await {
         Ok(_) | Err(SubmitError::Refused(Refusal::Ended { phase: aloft_core::Phase::Aborted, .. })) => Ok(()),
-        Err(SubmitError::Refused(Refusal::NoSuchRun)) => Err(no_run(&run)),
-        Err(error) => Err(wire(error)),
+        Err(error) => Err(named_refusal(control, &run, error).await),
     }
 }
 

@@ -8,7 +8,6 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, Phase, RunKey};
 use aloft_flyteidl2::flyteidl2::{
-    common::Filter as WireFilter,
     workflow::{
         EnrichedAction, WatchActionDetailsRequest, WatchActionDetailsResponse, WatchActionsRequest,
         WatchActionsResponse, WatchClusterEventsRequest, WatchClusterEventsResponse, WatchRunDetailsRequest,
@@ -213,12 +212,11 @@ struct Tree {
 pub(super) async fn actions(control: Control, request: WatchActionsRequest) -> Answer<Messages<WatchActionsResponse>> {
     let run = control.run_id(request.run_id.as_option())?;
     let record = run::find_record(&control, &run).await?;
-    let filters = request.filter.iter().map(|f: &WireFilter| list::filter(list::Of::Actions, f));
     let start = Tree {
         watched: Watched::new(&control, run),
         control,
         record,
-        filters: filters.collect::<Result<_, _>>()?,
+        filters: list::filters(list::Of::Actions, &request.filter)?,
         states: HashMap::new(),
         counts: HashMap::new(),
         seq: None,
