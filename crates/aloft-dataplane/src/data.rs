@@ -12,6 +12,8 @@
 
 mod hash;
 mod names;
+mod packed;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +36,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::translate::{self, LiteralsSource, TranslateError};
+
+pub use self::hash::NO_INPUTS_HASH;
 
 /// Largest inputs or outputs that are read into memory, in bytes.
 const MAX_LITERALS: u64 = 20 << 20;
