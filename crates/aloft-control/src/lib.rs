@@ -117,13 +117,7 @@ impl Control {
     /// The page that shows a run.
     fn run_url(&self, run: &RunKey) -> String {
         let scope = &run.scope;
-        format!(
-            "{}/v2/domain/{}/project/{}/runs/{}",
-            self.settings().public_url,
-            scope.domain,
-            scope.project,
-            run.name
-        )
+        format!("{}/v2/domain/{}/project/{}/runs/{}", self.settings().public_url, scope.domain, scope.project, run.name)
     }
 
     /// Sleeps, or returns early when the control plane stops.

@@ -64,8 +64,7 @@ impl Control {
             let next = match self.store().due(now, BATCH).await {
                 Ok((due, next)) => {
                     for (run, action) in &due {
-                        let submission =
-                            Submission::new(run.clone(), Command::CheckLimits { action: action.clone() });
+                        let submission = Submission::new(run.clone(), Command::CheckLimits { action: action.clone() });
                         if let Err(error) = self.store().submit(submission).await {
                             tracing::warn!(%error, run = %run, action = %action, "cannot check a time limit");
                         }
@@ -126,7 +125,9 @@ impl Control {
             }
             Event::Leased { .. } | Event::Progressed { .. } => {}
             Event::Succeeded { .. } | Event::Failed { .. } | Event::TimedOut { .. } | Event::Aborted { .. } => {
-                let Ok(Some(snapshot)) = self.store().snapshot(run, Which::One(ActionName::root())).await else { return };
+                let Ok(Some(snapshot)) = self.store().snapshot(run, Which::One(ActionName::root())).await else {
+                    return;
+                };
                 let Some(root) = snapshot.actions.first() else { return };
                 let Some(end) = root.ended_at else { return };
                 let seconds = end.since(root.created_at).as_secs_f64();

@@ -85,7 +85,14 @@ pub struct Envs {
 impl Envs {
     /// Environments below `dir`; `python` is the interpreter that tasks run with, if one was named.
     pub fn new(dir: &Path, python: Option<PathBuf>, objects: Objects) -> Self {
-        Self { dir: dir.to_owned(), named: python, objects, default: Mutex::default(), warned: Mutex::default(), making: Mutex::default() }
+        Self {
+            dir: dir.to_owned(),
+            named: python,
+            objects,
+            default: Mutex::default(),
+            warned: Mutex::default(),
+            making: Mutex::default(),
+        }
     }
 
     /// The default environment, if there is one without making it.
@@ -220,11 +227,8 @@ fn missing(message: String) -> TaskError {
 
 /// Asks the interpreter at `python` about itself.
 async fn probe(python: &Path) -> Option<Probed> {
-    let output = Command::new(python)
-        .args(["-I", "-c", PROBE])
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let output =
+        Command::new(python).args(["-I", "-c", PROBE]).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(std::time::Duration::from_secs(30), output).await.ok()?.ok()?;
     serde_json::from_slice(&output.stdout).ok()
 }

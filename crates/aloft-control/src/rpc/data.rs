@@ -7,8 +7,10 @@ use aloft_flyteidl2::flyteidl2::{
     dataproxy::{
         ArtifactType, CreateDownloadLinkRequest, CreateDownloadLinkResponse, CreateUploadLocationRequest,
         CreateUploadLocationResponse, GetActionDataRequest, GetActionDataResponse, PreSignedURLs, TailLogsRequest,
-        TailLogsResponse, UploadInputsRequest, UploadInputsResponse, create_download_link_request::Source,
-        tail_logs_response::Logs, upload_inputs_request::{Id, Task},
+        TailLogsResponse, UploadInputsRequest, UploadInputsResponse,
+        create_download_link_request::Source,
+        tail_logs_response::Logs,
+        upload_inputs_request::{Id, Task},
     },
     imagebuilder::{GetImageRequest, GetImageResponse, Image, ImageIdentifier},
     logs::dataplane::LogLine,
@@ -207,7 +209,8 @@ mod tests {
             tokio::time::sleep(HEARTBEAT * 5 / 2).await;
             Ok(vec![line])
         });
-        let seen: Vec<_> = followed(CancellationToken::new(), late.boxed()).map(|item| item.unwrap().len()).collect().await;
+        let seen: Vec<_> =
+            followed(CancellationToken::new(), late.boxed()).map(|item| item.unwrap().len()).collect().await;
         assert_eq!(seen, [0, 0, 1]);
     }
 

@@ -140,8 +140,7 @@ pub fn router(control: &Control) -> Router {
 /// The services as one axum-compatible service.
 pub fn service(router: Router, limits: Limits) -> ConnectRpcService {
     // The default's third bound stays: the memory of what a message holds, which may be a hundred times its size.
-    let bounds = connectrpc::Limits::default()
-        .with_max_request_body_size(limits.body)
-        .with_max_message_size(limits.message);
+    let bounds =
+        connectrpc::Limits::default().with_max_request_body_size(limits.body).with_max_message_size(limits.message);
     ConnectRpcService::new(router).with_limits(bounds)
 }

@@ -16,7 +16,9 @@ use aloft_flyteidl2::flyteidl2::{
         list_runs_request::ScopeBy,
     },
 };
-use aloft_store::{Cursor, Field, Filter, ListScope, Op, RunRecord, RunRow, StoreError, Submission, SubmitError, Which};
+use aloft_store::{
+    Cursor, Field, Filter, ListScope, Op, RunRecord, RunRow, StoreError, Submission, SubmitError, Which,
+};
 use buffa::Message as _;
 use connectrpc::RequestContext;
 
@@ -165,7 +167,9 @@ async fn check_code(control: &Control, scope: &Scope, spec: &TaskSpec) -> Answer
     let missing = control.data().missing(scope, &wanted).await.map_err(wire)?;
     match missing.first() {
         None => Ok(()),
-        Some(uri) => Err(invalid(format!("task_spec: {} does not exist on this server: {STALE_CACHE}", shortened(uri)))),
+        Some(uri) => {
+            Err(invalid(format!("task_spec: {} does not exist on this server: {STALE_CACHE}", shortened(uri))))
+        }
     }
 }
 
@@ -236,7 +240,11 @@ impl Control {
     pub(super) async fn check_place(&self, scope: &Scope) -> Answer<()> {
         if !self.settings().domains.iter().any(|(id, _)| *id == scope.domain) {
             let known: Vec<_> = self.settings().domains.iter().map(|(id, _)| id.as_str()).collect();
-            return Err(not_found(format!("domain {} does not exist; the domains are {}", scope.domain, known.join(", "))));
+            return Err(not_found(format!(
+                "domain {} does not exist; the domains are {}",
+                scope.domain,
+                known.join(", ")
+            )));
         }
         if self.store().project(&scope.org, &scope.project).await.map_err(wire)?.is_none() {
             return Err(not_found(format!(

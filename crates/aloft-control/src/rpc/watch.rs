@@ -7,12 +7,10 @@ use std::{
 };
 
 use aloft_core::{ActionName, ActionState, Phase, RunKey};
-use aloft_flyteidl2::flyteidl2::{
-    workflow::{
-        EnrichedAction, WatchActionDetailsRequest, WatchActionDetailsResponse, WatchActionsRequest,
-        WatchActionsResponse, WatchClusterEventsRequest, WatchClusterEventsResponse, WatchRunDetailsRequest,
-        WatchRunDetailsResponse, WatchRunsRequest, WatchRunsResponse, watch_runs_request::Target,
-    },
+use aloft_flyteidl2::flyteidl2::workflow::{
+    EnrichedAction, WatchActionDetailsRequest, WatchActionDetailsResponse, WatchActionsRequest, WatchActionsResponse,
+    WatchClusterEventsRequest, WatchClusterEventsResponse, WatchRunDetailsRequest, WatchRunDetailsResponse,
+    WatchRunsRequest, WatchRunsResponse, watch_runs_request::Target,
 };
 use aloft_store::{Cursor, Field, Filter, ListScope, Logged, Op, RunRecord, Which};
 use futures::{StreamExt as _, stream::unfold};
@@ -336,9 +334,7 @@ fn meets(filter: &Filter, state: &ActionState) -> bool {
         })
     };
     match (&filter.field, filter.op) {
-        (Field::Phase, Op::Equal | Op::In) => {
-            filter.values.contains(&Cursor::Int(i64::from(state.phase.number())))
-        }
+        (Field::Phase, Op::Equal | Op::In) => filter.values.contains(&Cursor::Int(i64::from(state.phase.number()))),
         (Field::Phase, Op::NotEqual | Op::NotIn) => {
             !filter.values.contains(&Cursor::Int(i64::from(state.phase.number())))
         }
@@ -368,7 +364,9 @@ pub(super) async fn runs(control: Control, request: WatchRunsRequest) -> Answer<
         Some(Target::Org(org)) => ListScope { org: control.org(org), ..ListScope::default() },
         None => ListScope { org: control.org(""), ..ListScope::default() },
         Some(Target::ClusterId(_) | Target::TaskId(_)) => {
-            return Err(unimplemented("target: watching the runs of a cluster or a task is not built yet; watch a project"));
+            return Err(unimplemented(
+                "target: watching the runs of a cluster or a task is not built yet; watch a project",
+            ));
         }
     };
     let feed = control.store().feed();

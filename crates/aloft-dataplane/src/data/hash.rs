@@ -73,10 +73,7 @@ fn with_sorted_keys(literal: &Literal) -> Cow<'_, Literal> {
 
 #[cfg(test)]
 mod tests {
-    use aloft_flyteidl2::flyteidl2::{
-        core::KeyValuePair,
-        task::NamedLiteral,
-    };
+    use aloft_flyteidl2::flyteidl2::{core::KeyValuePair, task::NamedLiteral};
     use base64::engine::general_purpose::STANDARD;
 
     use super::*;

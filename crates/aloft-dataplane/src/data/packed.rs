@@ -39,7 +39,9 @@ fn canonical(value: Value) -> Option<Value> {
         Value::Ext(code @ 0.., data) => Value::Array(vec![Value::from(code), Value::Binary(data)]),
         Value::Ext(..) => return None,
         Value::Map(entries) => map(entries)?,
-        Value::Nil | Value::Boolean(_) | Value::Integer(_) | Value::F64(_) | Value::String(_) | Value::Binary(_) => value,
+        Value::Nil | Value::Boolean(_) | Value::Integer(_) | Value::F64(_) | Value::String(_) | Value::Binary(_) => {
+            value
+        }
     })
 }
 

@@ -1,18 +1,14 @@
 //! Makes an environment with `uv`.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use aloft_core::{ErrorKind, TaskError};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::AsyncReadExt as _,
-    process::Command,
-};
+use tokio::{io::AsyncReadExt as _, process::Command};
 
 use super::{
     machine,
@@ -131,7 +127,8 @@ fn finish(dir: &Path, record: &Record) -> io::Result<()> {
 }
 
 fn in_context(context: Option<&Path>, path: &str) -> Result<PathBuf, TaskError> {
-    let context = context.ok_or_else(|| failed("the image needs files, but no build context was uploaded".to_owned()))?;
+    let context =
+        context.ok_or_else(|| failed("the image needs files, but no build context was uploaded".to_owned()))?;
     let full = context.join(path);
     if full.exists() {
         Ok(full)
@@ -146,7 +143,9 @@ fn wheels(dir: &Path) -> Result<Vec<String>, TaskError> {
         entries.filter(|p| p.extension().is_some_and(|e| e == "whl")).map(|p| p.display().to_string()).collect();
     wheels.sort();
     if wheels.is_empty() {
-        return Err(failed("the layer with_wheels has no .whl files; build the package first (uv build --wheel)".to_owned()));
+        return Err(failed(
+            "the layer with_wheels has no .whl files; build the package first (uv build --wheel)".to_owned(),
+        ));
     }
     Ok(wheels)
 }

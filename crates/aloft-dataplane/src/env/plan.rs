@@ -155,7 +155,8 @@ impl Plan {
                 }
             }
             Some(layer::Layer::Requirements(r)) => {
-                self.steps.push(Step::Requirements { file: inside(&r.file)?, options: options(r.options.as_option())? });
+                self.steps
+                    .push(Step::Requirements { file: inside(&r.file)?, options: options(r.options.as_option())? });
             }
             Some(layer::Layer::PythonWheels(w)) => {
                 self.steps.push(Step::Wheels { dir: inside(&w.dir)?, options: options(w.options.as_option())? });
@@ -303,7 +304,9 @@ mod tests {
 
     #[test]
     fn pre_releases_are_allowed_once() {
-        let of = |pre, extra: &str| options(Some(&PipOptions { pre, extra_args: extra.into(), ..Default::default() })).unwrap();
+        let of = |pre, extra: &str| {
+            options(Some(&PipOptions { pre, extra_args: extra.into(), ..Default::default() })).unwrap()
+        };
         assert_eq!(of(true, "--no-deps"), ["--prerelease", "allow", "--no-deps"]);
         assert_eq!(of(true, "--prerelease=allow"), ["--prerelease=allow"]);
         assert!(of(false, "").is_empty());
@@ -328,7 +331,8 @@ mod tests {
     fn what_the_sdk_prepares_a_container_with_is_left_out() {
         let create = "if ! id -u flyte >/dev/null 2>&1; then useradd --create-home --shell /bin/bash flyte; fi && mkdir -p \
                       /home/flyte && chown -R flyte:flyte /home/flyte && chown -R flyte:flyte /root";
-        let vars = [("PATH", "/opt/venv/bin:$PATH"), ("PYTHONPATH", "/root"), ("VIRTUAL_ENV", "/opt/venv"), ("MINE", "1")];
+        let vars =
+            [("PATH", "/opt/venv/bin:$PATH"), ("PYTHONPATH", "/root"), ("VIRTUAL_ENV", "/opt/venv"), ("MINE", "1")];
         let vars = vars.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let base = ImageSpec {
             base_image: "python:3.11-slim-bookworm".into(),

@@ -209,8 +209,9 @@ impl Envs {
 
         let fqin = format!("{SCHEME}{}", env.id);
         let named = Named { digest: env.id, run: Some(attempt.lease.id.run.clone()) };
-        self.remember(&target, &named)
-            .map_err(|e| TaskError::new("ImageBuildFailed", format!("cannot name {target}: {e}"), ErrorKind::System, true))?;
+        self.remember(&target, &named).map_err(|e| {
+            TaskError::new("ImageBuildFailed", format!("cannot name {target}: {e}"), ErrorKind::System, true)
+        })?;
         let literal = NamedLiteral { name: "o0".to_owned(), value: string_literal(&fqin).into(), ..Default::default() };
         let outputs = Outputs { literals: vec![literal], ..Default::default() };
         self.store(&format!("{}/outputs.pb", attempt.output_prefix), outputs.encode_to_bytes()).await?;

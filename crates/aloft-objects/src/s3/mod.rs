@@ -10,9 +10,9 @@
 //! and conditional overwrites (`If-Match` on a write).
 
 mod body;
-mod drain;
 mod caller;
 mod condition;
+mod drain;
 mod error;
 mod gate;
 mod ops;
