@@ -234,15 +234,11 @@ fn abort(view: &dyn View, name: &ActionName, by: &EndedBy) -> Result<Decision, R
     if state.phase.is_terminal() {
         return Err(Refusal::Ended { name: name.clone(), phase: state.phase });
     }
-    if let Some(ended) = ended_ancestor(view, state) {
-        return Err(Refusal::Ended { name: name.clone(), phase: shown(ended) });
+    if ended_ancestor(view, state).is_some() {
+        // Everybody sees it as aborted already; its record follows.
+        return Err(Refusal::Ended { name: name.clone(), phase: Phase::Aborted });
     }
     Ok(Decision::one(Event::Aborted { action: name.clone(), by: by.clone() }))
-}
-
-/// How an action below `_ended` is shown.
-fn shown(_ended: &ActionState) -> Phase {
-    Phase::Aborted
 }
 
 fn settle(view: &dyn View, actions: &[ActionName]) -> Decision {
