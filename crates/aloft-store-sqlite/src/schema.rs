@@ -36,16 +36,15 @@ pub(crate) fn check(db: &Connection) -> Result<(), StoreError> {
 /// middle of somebody's run.
 fn check_pages(db: &Connection) -> Result<(), StoreError> {
     if pragma(db, "page_count")?.saturating_mul(pragma(db, "page_size")?) <= CHECKED_WHOLE {
-        let found: String =
-            db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(error::from_sqlite)?;
+        let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(error::from_sqlite)?;
         // The first line only says which database.
         let problem = found.lines().last().unwrap_or_default();
         return if problem == "ok" { Ok(()) } else { Err(StoreError::Corrupt(problem.to_owned())) };
     }
     // The newest row of each table lies near the end of the file, so this finds at least one that was cut short.
-    let mut tables =
-        db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE '%WITHOUT ROWID%'")
-            .map_err(error::from_sqlite)?;
+    let mut tables = db
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE '%WITHOUT ROWID%'")
+        .map_err(error::from_sqlite)?;
     let names = tables.query_map([], |row| row.get::<_, String>(0)).map_err(error::from_sqlite)?;
     for name in names {
         let name = name.map_err(error::from_sqlite)?.replace('"', "\"\"");

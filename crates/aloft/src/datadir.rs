@@ -103,9 +103,10 @@ impl DataDir {
 /// What to tell about a failed operation on a file of the data directory.
 pub(crate) fn on_disk(what: &str, error: &io::Error) -> Exit {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Exit::new(Kind::DiskFull, format!("{what}: the disk is full; free some space, or choose another disk with --data-dir"))
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Exit::new(
+            Kind::DiskFull,
+            format!("{what}: the disk is full; free some space, or choose another disk with --data-dir"),
+        ),
         io::ErrorKind::PermissionDenied => Exit::new(
             Kind::DataDir,
             format!("{what}: permission denied; choose a directory of your own with --data-dir"),

@@ -79,26 +79,30 @@ async fn explain(State(rpcs): State<Arc<Rpcs>>, request: Request, next: Next) ->
     let path = shown(request.uri());
     let name = request.uri().path().strip_prefix("/").unwrap_or_default().to_owned();
     if !is_rpc_name(&name) {
-        return refusal(ConnectError::new(ErrorCode::NotFound, format!("there is nothing at {path}")), &HeaderMap::new());
+        return refusal(
+            ConnectError::new(ErrorCode::NotFound, format!("there is nothing at {path}")),
+            &HeaderMap::new(),
+        );
     }
-    let headers = request.headers().clone();
-    if let Some(error) = too_large(&headers) {
-        return refusal(error, &headers);
-    }
-    // Answered by `connectrpc` first, whatever becomes of it: it reads the body to its bound, and a client that is
-    // still sending when it is refused may never see the refusal.
-    let answer = next.run(request).await;
-    if rpcs.planned.contains(&name) {
-        return refusal(ConnectError::new(ErrorCode::Unimplemented, format!("{name} is not built yet in Aloft")), &headers);
+    if let Some(error) = too_large(request.headers()) {
+        return refusal(error, request.headers());
     }
     if !rpcs.served.contains(&name) {
-        let name = path.strip_prefix("/").unwrap_or_default();
-        let error = ConnectError::new(ErrorCode::Unimplemented, format!("there is no RPC {name}"));
-        return refusal(error.with_http_status(StatusCode::NOT_FOUND), &headers);
+        let headers = request.headers().clone();
+        // `connectrpc` reads the body to its bound: a client that is still sending when it is refused may never see why.
+        next.run(request).await;
+        let (message, status) = match rpcs.planned.contains(&name) {
+            true => (format!("{name} is not built yet in Aloft"), StatusCode::NOT_IMPLEMENTED),
+            false => (format!("there is no RPC {}", path.strip_prefix('/').unwrap_or_default()), StatusCode::NOT_FOUND),
+        };
+        return refusal(ConnectError::new(ErrorCode::Unimplemented, message).with_http_status(status), &headers);
     }
+    let answer = next.run(request).await;
     let message = match answer.status() {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the content type is not one of an RPC: use application/json, \
-            application/proto, application/connect+proto, application/grpc or application/grpc-web",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            "the content type is not one of an RPC: use application/json, \
+            application/proto, application/connect+proto, application/grpc or application/grpc-web"
+        }
         StatusCode::METHOD_NOT_ALLOWED => "an RPC is a POST, or a GET if it changes nothing",
         _ => return answer,
     };
@@ -117,9 +121,8 @@ async fn explain(State(rpcs): State<Arc<Rpcs>>, request: Request, next: Next) ->
 /// Whether a path looks like `package.Service/Method`.
 fn is_rpc_name(path: &str) -> bool {
     let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    path.split_once('/').is_some_and(|(service, method)| {
-        service.contains('.') && service.split('.').all(word) && word(method)
-    })
+    path.split_once('/')
+        .is_some_and(|(service, method)| service.contains('.') && service.split('.').all(word) && word(method))
 }
 
 /// The refusal of a body that its own head says is too large, without waiting for what may never come.
@@ -151,9 +154,7 @@ fn error_body(code: &str, message: &str) -> std::collections::BTreeMap<&'static 
 /// A page elsewhere sends its `Origin` with whatever could change something. A name of theirs that resolves to this
 /// machine makes their page one of *our* origin, but such a request carries their name as its host.
 async fn guard(request: Request, next: Next) -> Response {
-    let denied = |message: String| {
-        refusal(ConnectError::new(ErrorCode::PermissionDenied, message), request.headers())
-    };
+    let denied = |message: String| refusal(ConnectError::new(ErrorCode::PermissionDenied, message), request.headers());
     let named = request.headers().get(header::HOST).map(|v| v.to_str().unwrap_or("?"));
     let authority = request.uri().authority().map(|a| a.as_str());
     if named.is_none() && authority.is_none() && request.version() >= Version::HTTP_11 {
@@ -229,8 +230,19 @@ mod tests {
         for own in ["localhost", "LOCALHOST:80", "127.0.0.1:30080", "[::1]", "[::1]:30080", "aloft.localhost:1"] {
             assert!(is_this_machine(own), "{own}");
         }
-        for other in ["", "?", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "me@localhost", "[::2]",
-            "0.0.0.0", "xlocalhost", "localhost:1:2", "local host"] {
+        for other in [
+            "",
+            "?",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "me@localhost",
+            "[::2]",
+            "0.0.0.0",
+            "xlocalhost",
+            "localhost:1:2",
+            "local host",
+        ] {
             assert!(!is_this_machine(other), "{other}");
         }
     }

@@ -84,7 +84,8 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, places: Places, st
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
         let service = TowerToHyperService::new(app.clone());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(Greeted::new(stream)), service).into_owned();
+        let connection =
+            builder.serve_connection_with_upgrades(TokioIo::new(Greeted::new(stream)), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
