@@ -9,6 +9,11 @@ need python3 || { echo "python3 (3.10 or newer) is missing: install it, then run
 if ! need tar || ! need cc; then
     apt-get update -qq && apt-get install -y -qq tar gcc >/dev/null
 fi
+# The page is tested in a browser; without one, those tests are skipped.
+if ! need chromium && need apt-get; then
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 ||
+        echo "chromium could not be installed: the tests of the page will be skipped" >&2
+fi
 # uv makes the Python environments, those of the tests and those of images. Also found below the cache, so that nothing
 # has to be installed into the system's Python.
 if ! need uv; then

@@ -86,7 +86,7 @@ impl Control {
 
     /// Runs the reconcilers until the control plane stops.
     pub async fn run(&self) {
-        tokio::join!(self.settle_loop(), self.limits_loop());
+        tokio::join!(self.settle_loop(), self.limits_loop(), self.narrate_loop());
     }
 
     fn store(&self) -> &dyn Store {
@@ -117,13 +117,7 @@ impl Control {
     /// The page that shows a run.
     fn run_url(&self, run: &RunKey) -> String {
         let scope = &run.scope;
-        format!(
-            "{}/v2/domain/{}/project/{}/runs/{}",
-            self.settings().public_url,
-            scope.domain,
-            scope.project,
-            run.name
-        )
+        format!("{}/v2/domain/{}/project/{}/runs/{}", self.settings().public_url, scope.domain, scope.project, run.name)
     }
 
     /// Sleeps, or returns early when the control plane stops.

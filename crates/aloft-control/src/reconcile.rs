@@ -3,8 +3,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use aloft_core::{ActionName, Command, RunKey};
-use aloft_store::Submission;
+use aloft_core::{ActionName, Command, Event, RunKey};
+use aloft_store::{FeedItem, Submission, Which};
 
 use crate::Control;
 
@@ -64,8 +64,7 @@ impl Control {
             let next = match self.store().due(now, BATCH).await {
                 Ok((due, next)) => {
                     for (run, action) in &due {
-                        let submission =
-                            Submission::new(run.clone(), Command::CheckLimits { action: action.clone() });
+                        let submission = Submission::new(run.clone(), Command::CheckLimits { action: action.clone() });
                         if let Err(error) = self.store().submit(submission).await {
                             tracing::warn!(%error, run = %run, action = %action, "cannot check a time limit");
                         }
@@ -84,6 +83,56 @@ impl Control {
                 () = self.stopping().cancelled() => {}
                 _ = feed.changed() => {}
                 () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+
+    /// Says what goes on: runs that begin and end. Follows the feed from its newest event, so a restart says nothing twice.
+    pub(crate) async fn narrate_loop(&self) {
+        let mut feed = self.store().feed();
+        let mut pos = *feed.borrow_and_update();
+        while !self.stopping().is_cancelled() {
+            match self.store().feed_after(pos, BATCH).await {
+                Ok(items) if items.is_empty() => {
+                    tokio::select! {
+                        () = self.stopping().cancelled() => {}
+                        _ = feed.changed() => {}
+                    }
+                }
+                Ok(items) => {
+                    pos = items.last().map_or(pos, |item| item.pos);
+                    for item in items.iter().filter(|item| item.logged.event.action().is_root()) {
+                        self.narrate(item).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot follow the feed");
+                    self.pause(TROUBLE).await;
+                }
+            }
+        }
+    }
+
+    async fn narrate(&self, item: &FeedItem) {
+        let run = &item.run;
+        match &item.logged.event {
+            Event::Created { seed, .. } => {
+                let task = match seed.as_ref() {
+                    aloft_core::Seed::Task(seed) => seed.task.name.as_str(),
+                    aloft_core::Seed::Trace(trace) => trace.name.as_str(),
+                };
+                tracing::info!(run.id = %run, "run {} of {task} begins: {}", run.name, self.run_url(run));
+            }
+            Event::Leased { .. } | Event::Progressed { .. } => {}
+            Event::Succeeded { .. } | Event::Failed { .. } | Event::TimedOut { .. } | Event::Aborted { .. } => {
+                let Ok(Some(snapshot)) = self.store().snapshot(run, Which::One(ActionName::root())).await else {
+                    return;
+                };
+                let Some(root) = snapshot.actions.first() else { return };
+                let Some(end) = root.ended_at else { return };
+                let seconds = end.since(root.created_at).as_secs_f64();
+                let why = root.error.as_ref().map(|e| format!(", {}", e.code)).unwrap_or_default();
+                tracing::info!(run.id = %run, "run {} ended ({}{why}) after {seconds:.1} s", run.name, root.phase.words());
             }
         }
     }

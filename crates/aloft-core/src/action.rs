@@ -335,15 +335,8 @@ impl ActionState {
 pub(crate) fn ended_reason(ancestor: &ActionState) -> String {
     match (&ancestor.aborted, ancestor.phase) {
         (Some(by), Phase::Aborted) => format!("{} (action {} above it was aborted)", by.reason, ancestor.name),
-        (_, phase) => format!(
-            "action {} above it ended ({}) while this was still under way",
-            ancestor.name,
-            match phase {
-                Phase::Succeeded | Phase::Recovered => "succeeded",
-                Phase::Failed => "failed",
-                Phase::TimedOut => "timed out",
-                _ => "aborted",
-            }
-        ),
+        (_, phase) => {
+            format!("action {} above it ended ({}) while this was still under way", ancestor.name, phase.words())
+        }
     }
 }

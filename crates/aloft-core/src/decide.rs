@@ -138,11 +138,9 @@ fn take(view: &dyn View, name: &ActionName, lease: &Lease, now: Time) -> Result<
         return Ok(Decision::unchanged());
     }
     match state.ready_at() {
-        Some(at) if at <= now && ended_ancestor(view, state).is_none() => Ok(Decision::one(Event::Leased {
-            action: name.clone(),
-            attempt: attempt.number,
-            lease: lease.clone(),
-        })),
+        Some(at) if at <= now && ended_ancestor(view, state).is_none() => {
+            Ok(Decision::one(Event::Leased { action: name.clone(), attempt: attempt.number, lease: lease.clone() }))
+        }
         _ => Err(Refusal::NotReady(name.clone())),
     }
 }
@@ -183,11 +181,9 @@ fn report(
         return Ok(Decision::one(Event::Progressed { action: name.clone(), attempt: number, phase, reason }));
     }
     match progress {
-        Progress::Ended(AttemptOutcome::Succeeded(outputs)) => Ok(Decision::one(Event::Succeeded {
-            action: name.clone(),
-            attempt: number,
-            outputs: outputs.clone(),
-        })),
+        Progress::Ended(AttemptOutcome::Succeeded(outputs)) => {
+            Ok(Decision::one(Event::Succeeded { action: name.clone(), attempt: number, outputs: outputs.clone() }))
+        }
         Progress::Ended(AttemptOutcome::Failed(error, outputs)) => {
             let policy = state.task().map(|t| &t.policy);
             let pause = policy
@@ -208,13 +204,16 @@ fn report(
 }
 
 fn lost(state: &ActionState, number: u32, error: &TaskError, now: Time) -> Decision {
-    let pause =
-        if error.recoverable { retry::after_system_failure(state.system_failures + 1) } else { None };
+    let pause = if error.recoverable { retry::after_system_failure(state.system_failures + 1) } else { None };
     let error = match pause {
         Some(_) => error.clone(),
         None if error.recoverable => TaskError::new(
             error.code.clone(),
-            format!("{} This was platform failure {}, so it is not tried again.", error.message, state.system_failures + 1),
+            format!(
+                "{} This was platform failure {}, so it is not tried again.",
+                error.message,
+                state.system_failures + 1
+            ),
             ErrorKind::System,
             false,
         ),

@@ -71,7 +71,7 @@ pub enum Refusal {
         difference: &'static str,
     },
     /// An action above has ended, so nothing can be started under it.
-    #[error("action {ancestor} has ended ({phase:?}), so nothing more can run under it")]
+    #[error("action {ancestor} has ended ({}), so nothing more can run under it", phase.words())]
     AncestorEnded {
         /// The action that has ended.
         ancestor: ActionName,
@@ -79,7 +79,7 @@ pub enum Refusal {
         phase: Phase,
     },
     /// The action has ended already.
-    #[error("action {name} has ended already ({phase:?})")]
+    #[error("{} has ended already ({})", if name.is_root() { "the run".to_owned() } else { format!("action {name}") }, phase.words())]
     Ended {
         /// Its name.
         name: ActionName,

@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionName, ActionState, Attempt, EndedBy, Lease, OutputRefs, Phase, PhaseTransition, RunInfo, Seed,
-    TaskError, Time,
+    ActionName, ActionState, Attempt, EndedBy, Lease, OutputRefs, Phase, PhaseTransition, RunInfo, Seed, TaskError,
+    Time,
 };
 
 /// One change to a run.

@@ -15,8 +15,8 @@ mod error;
 mod event;
 mod id;
 mod phase;
-mod run;
 mod retry;
+mod run;
 mod time;
 
 #[cfg(test)]
@@ -32,8 +32,8 @@ pub use error::{ErrorKind, Refusal, TaskError};
 pub use event::{Event, apply};
 pub use id::{ActionName, BadName, LeaseToken, RunKey, Scope, WorkerId};
 pub use phase::Phase;
-pub use run::{RunInfo, Subject};
 pub use retry::{Backoff, MAX_SYSTEM_FAILURES};
+pub use run::{RunInfo, Subject};
 pub use time::Time;
 
 /// The name of the action that every run starts with.

@@ -55,6 +55,22 @@ impl Phase {
         Self::ALL.into_iter().find(|p| p.number() == number)
     }
 
+    /// The phase in words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::WaitingForResources => "waiting for resources",
+            Self::Initializing => "initializing",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Aborted => "aborted",
+            Self::TimedOut => "timed out",
+            Self::Paused => "paused",
+            Self::Recovered => "recovered",
+        }
+    }
+
     /// Whether nothing more can happen.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Aborted | Self::TimedOut | Self::Recovered)

@@ -83,7 +83,8 @@ pub fn admit(machine: &Machine, items: &[&Item]) -> Decision {
     let mut left: Vec<usize> = Vec::new();
     for i in queue {
         let item = items[i];
-        let fits = memory.saturating_add(item.memory) <= machine.memory && cpu.saturating_add(cpu_of(item)) <= machine.cpu;
+        let fits =
+            memory.saturating_add(item.memory) <= machine.memory && cpu.saturating_add(cpu_of(item)) <= machine.cpu;
         // Nothing here can end by itself, so this one must run whatever it takes; being first, it is the deepest.
         let must = !progress;
         if fits || must {
@@ -245,15 +246,17 @@ mod tests {
     }
 
     fn trees() -> impl Strategy<Value = Vec<Node>> {
-        prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0..3000u64, 0..4000u64), 1..60).prop_map(|specs| {
-            let mut nodes: Vec<Node> = Vec::new();
-            for (index, is_root, memory, cpu) in specs {
-                let parent = (!is_root && !nodes.is_empty()).then(|| index.index(nodes.len()));
-                // Needs are clamped to the machine before they come here.
-                nodes.push(Node { parent, memory: (memory * MIB).min(1024 * MIB), cpu: cpu.min(1000) });
-            }
-            nodes
-        })
+        prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0..3000u64, 0..4000u64), 1..60).prop_map(
+            |specs| {
+                let mut nodes: Vec<Node> = Vec::new();
+                for (index, is_root, memory, cpu) in specs {
+                    let parent = (!is_root && !nodes.is_empty()).then(|| index.index(nodes.len()));
+                    // Needs are clamped to the machine before they come here.
+                    nodes.push(Node { parent, memory: (memory * MIB).min(1024 * MIB), cpu: cpu.min(1000) });
+                }
+                nodes
+            },
+        )
     }
 
     proptest! {

@@ -12,6 +12,8 @@
 
 mod hash;
 mod names;
+mod packed;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +36,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::translate::{self, LiteralsSource, TranslateError};
+
+pub use self::hash::NO_INPUTS_HASH;
 
 /// Largest inputs or outputs that are read into memory, in bytes.
 const MAX_LITERALS: u64 = 20 << 20;
@@ -98,10 +102,10 @@ impl Data {
 
     /// `uri`, once it is known to lie in the storage of `scope`'s project.
     fn owned(&self, scope: &Scope, uri: &str) -> Result<Uri, PlaneError> {
-        let parsed: Uri = uri.trim_end_matches('/').parse().map_err(|e| PlaneError::Invalid {
-            field: "uri".to_owned(),
-            reason: format!("{e}"),
-        })?;
+        let parsed: Uri = uri
+            .trim_end_matches('/')
+            .parse()
+            .map_err(|e| PlaneError::Invalid { field: "uri".to_owned(), reason: format!("{e}") })?;
         if parsed.starts_with(&self.project_root(scope)?) {
             Ok(parsed)
         } else {
@@ -193,10 +197,10 @@ impl DataPlane for Data {
         request: CreateUploadLocationRequest,
     ) -> Result<CreateUploadLocationResponse, PlaneError> {
         let asked = names::upload(&request)?;
-        let uri = self.root(scope)?.join(&asked.path).map_err(|e| PlaneError::Invalid {
-            field: "filename".to_owned(),
-            reason: e.to_string(),
-        })?;
+        let uri = self
+            .root(scope)?
+            .join(&asked.path)
+            .map_err(|e| PlaneError::Invalid { field: "filename".to_owned(), reason: e.to_string() })?;
         if let (Some(md5), true) = (asked.md5, asked.named)
             && self.objects.head(&uri).await.map_err(plane)?.is_some()
             && self.objects.content_md5(&uri).await.map_err(plane)? != md5
@@ -348,7 +352,9 @@ impl crate::seam::ResultStore for Objects {
         match Objects::get(self, &parsed, max as u64).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(Error::TooLarge { .. }) => Objects::get_range(self, &parsed, 0..max as u64).await.map(Some).map_err(plane),
+            Err(Error::TooLarge { .. }) => {
+                Objects::get_range(self, &parsed, 0..max as u64).await.map(Some).map_err(plane)
+            }
             Err(error) => Err(plane(error)),
         }
     }

@@ -13,6 +13,7 @@
 //! | [`translate`] | literals to and from JSON |
 
 pub mod admission;
+mod clock;
 pub mod data;
 pub mod env;
 pub mod logs;

@@ -43,7 +43,8 @@ impl Machine {
 
 fn memory_total() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib: u64 = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let kib: u64 =
+        text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
@@ -116,7 +117,9 @@ fn amount(resources: &Resources, name: ResourceName) -> Result<Option<u128>, Tas
         Some(milli) => Ok(Some(milli)),
         None => Err(refused(
             "InvalidResources",
-            &format!("The task's resources ask for {name:?} {text:?}, which is no amount. Write it as 2, 500m, 1.5 or 512Mi."),
+            &format!(
+                "The task's resources ask for {name:?} {text:?}, which is no amount. Write it as 2, 500m, 1.5 or 512Mi."
+            ),
         )),
     }
 }
@@ -131,7 +134,8 @@ fn parse_quantity(text: &str) -> Option<u128> {
     let digits_end = text
         .char_indices()
         .find(|(at, c)| {
-            let exponent = matches!(c, 'e' | 'E') && text[at + 1..].starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '-');
+            let exponent = matches!(c, 'e' | 'E')
+                && text[at + 1..].starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '-');
             let sign = matches!(c, '+' | '-') && (*at == 0 || text[..*at].ends_with(['e', 'E']));
             !(c.is_ascii_digit() || *c == '.' || exponent || sign)
         })
@@ -175,7 +179,8 @@ mod tests {
                 .collect()
         };
         Container {
-            resources: Resources { requests: entries(requests), limits: entries(limits), ..Resources::default() }.into(),
+            resources: Resources { requests: entries(requests), limits: entries(limits), ..Resources::default() }
+                .into(),
             ..Container::default()
         }
     }

@@ -19,6 +19,10 @@ pub struct PyEnv {
     pub python: PathBuf,
     /// What tells it from others: two environments of one id are the same files.
     pub id: String,
+    /// Variables that its image sets.
+    pub vars: Vec<(String, String)>,
+    /// Files that its image copied in, to be laid out in the working directory.
+    pub files: Option<PathBuf>,
 }
 
 /// Finds or makes the Python environment that stands for an image.

@@ -79,7 +79,8 @@ impl SqliteStore {
         schema::migrate(&mut db)?;
         if max_pages > 0 {
             // The pragma answers with the limit in force, so it is a query.
-            db.query_row(&format!("PRAGMA max_page_count = {max_pages}"), [], |_| Ok(())).map_err(error::from_sqlite)?;
+            db.query_row(&format!("PRAGMA max_page_count = {max_pages}"), [], |_| Ok(()))
+                .map_err(error::from_sqlite)?;
         }
         let hub = Hub::new(read::last_pos(&db)?);
         let (jobs, receiver) = mpsc::channel(QUEUE);
@@ -88,8 +89,7 @@ impl SqliteStore {
             .name("sqlite-writer".to_owned())
             .spawn(move || writer::run(db, receiver, for_writer, clock))
             .map_err(|e| StoreError::Unavailable(format!("cannot start the writer thread: {e}")))?;
-        let readers =
-            Readers { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(READERS) };
+        let readers = Readers { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(READERS) };
         Ok(Self { jobs, readers: Arc::new(readers), hub })
     }
 
@@ -129,11 +129,7 @@ impl SqliteStore {
         })
     }
 
-    async fn send<T>(
-        &self,
-        job: Job,
-        answer: oneshot::Receiver<Result<T, SubmitError>>,
-    ) -> Result<T, SubmitError> {
+    async fn send<T>(&self, job: Job, answer: oneshot::Receiver<Result<T, SubmitError>>) -> Result<T, SubmitError> {
         let closing = || SubmitError::Store(StoreError::Unavailable("the store is closing".to_owned()));
         self.jobs.send(job).await.map_err(|_| closing())?;
         answer.await.unwrap_or_else(|_| Err(closing()))

@@ -73,7 +73,10 @@ fn push_filter(sql: &mut Sql, of: Of, filter: &Filter) {
     let expression = match &filter.field {
         Field::Label(key) if of == Of::Runs => {
             // The value of the label by exact key; the key is bound, so that no key can change the query.
-            let mut part = Sql { text: "(SELECT j.value FROM json_each(r.info, '$.labels') j WHERE j.key = ".to_owned(), params: std::mem::take(&mut sql.params) };
+            let mut part = Sql {
+                text: "(SELECT j.value FROM json_each(r.info, '$.labels') j WHERE j.key = ".to_owned(),
+                params: std::mem::take(&mut sql.params),
+            };
             part.bind(Value::Text(key.clone()));
             part.text.push(')');
             sql.params = part.params;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use aloft_core::{ActionName, ActionState, Event, RunInfo, RunKey, Scope, Subject, Time, WorkerId};
 use aloft_store::{
-    DeployedTask, FeedItem, ListQuery, ListScope, Logged, Page, Project, RunRecord, RunRow, Snapshot, StoreError, TaskId,
-    Which,
+    DeployedTask, FeedItem, ListQuery, ListScope, Logged, Page, Project, RunRecord, RunRow, Snapshot, StoreError,
+    TaskId, Which,
 };
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
@@ -60,7 +60,8 @@ pub(crate) fn blob(db: &Connection, digest: &str) -> Result<Option<Bytes>> {
 
 /// The run's row number, the number of its last event, and its record.
 fn find_run(db: &Connection, run: &RunKey) -> Result<Option<(i64, u64, RunRecord)>> {
-    let sql = "SELECT id, seq, created_at, info FROM runs WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4";
+    let sql =
+        "SELECT id, seq, created_at, info FROM runs WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4";
     let params: [&dyn ToSql; 4] = [&run.scope.org, &run.scope.project, &run.scope.domain, &run.name];
     let found = rows(db, sql, &params, |row| {
         let record = RunRecord {
@@ -122,8 +123,7 @@ pub(crate) fn events_after(db: &Connection, run: &RunKey, seq: u64, limit: usize
                WHERE r.org = ?1 AND r.project = ?2 AND r.domain = ?3 AND r.name = ?4 AND e.seq > ?5
                ORDER BY e.seq LIMIT ?6";
     let (seq, limit) = (seq as i64, limit as i64);
-    let params: [&dyn ToSql; 6] =
-        [&run.scope.org, &run.scope.project, &run.scope.domain, &run.name, &seq, &limit];
+    let params: [&dyn ToSql; 6] = [&run.scope.org, &run.scope.project, &run.scope.domain, &run.name, &seq, &limit];
     rows(db, sql, &params, |row| logged(row, 0))
 }
 
@@ -259,10 +259,10 @@ pub(crate) fn list_tasks(
     latest: bool,
     query: &ListQuery,
 ) -> Result<Page<DeployedTask>> {
-    let newest = "NOT EXISTS (SELECT 1 FROM tasks n WHERE n.org = t.org AND n.project = t.project AND n.domain = t.domain
+    let newest =
+        "NOT EXISTS (SELECT 1 FROM tasks n WHERE n.org = t.org AND n.project = t.project AND n.domain = t.domain
                   AND n.name = t.name AND (n.deployed_at, n.id) > (t.deployed_at, t.id))";
-    let text =
-        format!("SELECT t.id, $sort, {TASK_COLUMNS} FROM tasks t WHERE {}", if latest { newest } else { "1" });
+    let text = format!("SELECT t.id, $sort, {TASK_COLUMNS} FROM tasks t WHERE {}", if latest { newest } else { "1" });
     let mut sql = Sql { text, params: Vec::new() };
     list::push_scope(&mut sql, "t", scope);
     list::page(db, sql, Of::Tasks, "t.id", query, |row| deployed(row, 2))
@@ -283,8 +283,8 @@ pub(crate) fn projects(db: &Connection, org: &str) -> Result<Vec<Project>> {
 
 /// The parameters of an insert into `tasks`, in the order of its columns.
 pub(crate) fn insert_task(db: &Connection, task: &DeployedTask) -> std::result::Result<bool, rusqlite::Error> {
-    let deployer = serde_json::to_vec(&task.deployed_by)
-        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+    let deployer =
+        serde_json::to_vec(&task.deployed_by).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
     let changed = db
         .prepare_cached(
             "INSERT OR IGNORE INTO tasks (org, project, domain, name, version, digest, short_name, environment, entrypoint,

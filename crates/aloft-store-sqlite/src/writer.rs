@@ -219,11 +219,7 @@ fn load(
     Ok(())
 }
 
-pub(crate) fn load_action(
-    db: &Connection,
-    run_id: i64,
-    name: &ActionName,
-) -> Result<Option<ActionState>, StoreError> {
+pub(crate) fn load_action(db: &Connection, run_id: i64, name: &ActionName) -> Result<Option<ActionState>, StoreError> {
     let bytes: Option<Vec<u8>> = db
         .prepare_cached("SELECT state FROM actions WHERE run_id = ?1 AND name = ?2")
         .and_then(|mut s| s.query_row(params![run_id, name.as_str()], |row| row.get(0)).optional())

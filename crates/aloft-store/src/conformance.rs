@@ -212,12 +212,8 @@ async fn leases_and_limits_are_indexed(store: Handle) {
     let run = key("r1");
     ok(&store, create(&run, "d")).await;
     let policy = TaskPolicy { max_runtime_ms: Some(1), ..TaskPolicy::default() };
-    let timed = Command::Enqueue {
-        action: action("x1"),
-        parent: action("a0"),
-        group: String::new(),
-        seed: seed("d", policy),
-    };
+    let timed =
+        Command::Enqueue { action: action("x1"), parent: action("a0"), group: String::new(), seed: seed("d", policy) };
     ok(&store, Submission::new(run.clone(), timed)).await;
     let far = Time::from_micros(i64::MAX / 2);
     let (ready, _) = store.ready(far, 10).await.unwrap();

@@ -194,8 +194,12 @@ pub trait Store: Send + Sync + 'static {
     async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError>;
 
     /// Deployed tasks. `latest` keeps only the newest version of each name.
-    async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery)
-    -> Result<Page<DeployedTask>, StoreError>;
+    async fn list_tasks(
+        &self,
+        scope: &ListScope,
+        latest: bool,
+        query: &ListQuery,
+    ) -> Result<Page<DeployedTask>, StoreError>;
 
     /// Creates a project; `false` if it exists already.
     async fn create_project(&self, project: Project) -> Result<bool, StoreError>;

@@ -158,9 +158,8 @@ impl ListQuery {
         if self.token.is_empty() {
             return Ok(None);
         }
-        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(&self.token)
-            .map_err(|_| StoreError::BadToken)?;
+        let bytes =
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&self.token).map_err(|_| StoreError::BadToken)?;
         serde_json::from_slice(&bytes).map(Some).map_err(|_| StoreError::BadToken)
     }
 

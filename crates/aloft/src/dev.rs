@@ -38,6 +38,9 @@ use crate::{
 /// The port that `flyte create config --devbox` points at.
 const DEFAULT_PORT: u16 = 30080;
 
+/// Where the `flyte` CLI looks for its configuration.
+const USUAL_CONFIG: &str = ".flyte/config.yaml";
+
 /// The bucket of the local object store; its first path segment on the port.
 const BUCKET: &str = "aloft-data";
 
@@ -74,12 +77,16 @@ pub(crate) struct Args {
     python: Option<PathBuf>,
 
     /// Write a configuration of the `flyte` CLI for this server.
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = ".flyte/config.yaml")]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = USUAL_CONFIG)]
     write_config: Option<PathBuf>,
 
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+
+    /// Start every task with an interpreter of its own, to compare with the warm start.
+    #[arg(long, hide = true)]
+    cold: bool,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
@@ -119,11 +126,12 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let logs = Arc::new(DevLogs(Logs::new(dirs.clone())));
     let plane = Arc::new(Data::new(objects.clone(), environments.clone(), logs, Arc::new(clock)));
     let settings = Settings::local(url.clone());
-    let control =
-        Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone());
+    let control = Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone());
     first_records(&control).await?;
 
-    let worker = start_worker(&control, &objects, dirs, environments, port)?;
+    // From here on there is something to end well.
+    let signalled = signals();
+    let worker = start_worker(&control, &objects, dirs, environments, port, !args.cold)?;
     let app = http::app(&control, &objects).map_err(Exit::other)?;
     let places = serve::places();
     let servers: Vec<_> = listeners
@@ -143,7 +151,7 @@ async fn dev(args: Args) -> Result<(), Exit> {
     if ended.is_ok() {
         dir.write("endpoint", url.as_bytes(), 0o600)?;
         banner(&url, &dir, &args);
-        signalled().await;
+        signalled.await;
         say("Stopping. Tasks that run keep running, and are found again at the next start.");
     }
     worker.stop().await;
@@ -173,6 +181,7 @@ fn start_worker(
     dirs: AttemptDirs,
     environments: Arc<env::Envs>,
     port: u16,
+    warm: bool,
 ) -> Result<Worker, Exit> {
     let program = std::env::current_exe().map_err(|e| Exit::other(format!("cannot find my own program: {e}")))?;
     let store = objects.clone();
@@ -195,7 +204,7 @@ fn start_worker(
         },
         host: HostEnv::capture(),
         grace: GRACE,
-        warm: true,
+        warm,
     };
     let executor = ProcessExecutor::new(config)
         .map_err(|e| crate::datadir::on_disk("cannot prepare the directories of attempts", &e))?;
@@ -235,7 +244,8 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
         Some(dir) => PathBuf::from(dir),
         None => {
             let home = std::env::var_os("HOME").filter(|v| !v.is_empty());
-            let home = home.ok_or_else(|| Exit::new(Kind::DataDir, "HOME is not set; name a directory with --data-dir"))?;
+            let home =
+                home.ok_or_else(|| Exit::new(Kind::DataDir, "HOME is not set; name a directory with --data-dir"))?;
             Path::new(&home).join(".local/share")
         }
     };
@@ -318,7 +328,10 @@ fn check_python(named: Option<&Path>) -> Result<(), Exit> {
         } else {
             Err(Exit::new(
                 Kind::MissingPython,
-                format!("--python {} is not a program; name a Python interpreter that has `flyte` installed", path.display()),
+                format!(
+                    "--python {} is not a program; name a Python interpreter that has `flyte` installed",
+                    path.display()
+                ),
             ))
         };
     }
@@ -399,28 +412,39 @@ fn banner(url: &str, dir: &DataDir, args: &Args) {
     say(&format!("Aloft {} listens on {url} (this machine only, no sign-in)", env!("CARGO_PKG_VERSION")));
     say(&format!("  pages     {url}/v2"));
     say(&format!("  data      {}", dir.path().display()));
-    if args.write_config.is_none() {
+    let mut flyte = "flyte".to_owned();
+    if let Some(path) = &args.write_config {
+        // The CLI finds the usual file by itself.
+        if path != Path::new(USUAL_CONFIG) {
+            flyte = format!("flyte -c {}", path.display());
+        }
+    } else {
         say(&format!(
             "  flyte     flyte create config --endpoint localhost:{port} --insecure --project {FIRST_PROJECT} \
              --domain development --builder remote"
         ));
         say("            (or start with --write-config)");
     }
-    say("  try       flyte run --follow examples/hello.py main");
+    say(&format!("  try       {flyte} run --follow examples/hello.py main"));
     say("Stop with Ctrl-C.");
 }
 
-async fn signalled() {
+/// Ends with the first Ctrl-C or SIGTERM after this call.
+fn signals() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
+    let streams = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
+    async move {
+        match streams {
+            Ok((mut interrupt, mut terminate)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
             }
-        }
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
+            Err(error) => {
+                tracing::warn!(%error, "signals cannot be handled: they end Aloft at once");
+                std::future::pending().await
+            }
         }
     }
 }

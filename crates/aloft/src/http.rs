@@ -26,6 +26,7 @@ pub(crate) fn app(control: &Control, objects: &Objects) -> Result<Router, String
         .route("/readyz", get(|| async { "ok\n" }))
         .route("/", get(|| async { Redirect::temporary("/v2") }))
         .route("/v2", get(page))
+        .route("/v2/", get(page))
         .route("/v2/{*path}", get(page))
         .route("/assets/{name}", get(asset));
     let store = s3::endpoint(objects.clone());
@@ -207,9 +208,19 @@ async fn only_get(uri: Uri) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, Json(error_body("unknown", &message))).into_response()
 }
 
+/// What the page may load: its own script and style, and reports in a frame. Those come from the object store, whose links
+/// name the host `localhost` whatever the page was opened as; it sandboxes them.
+const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-src 'self' http://localhost:*; \
+                           object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 /// The page that shows runs. It reads its address itself.
 async fn page() -> Response {
-    Html(include_str!("../../../console/index.html")).into_response()
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, Html(include_str!("../../../console/index.html"))).into_response()
 }
 
 async fn asset(axum::extract::Path(name): axum::extract::Path<String>) -> Response {
@@ -218,7 +229,12 @@ async fn asset(axum::extract::Path(name): axum::extract::Path<String>) -> Respon
         "style.css" => ("text/css; charset=utf-8", include_str!("../../../console/style.css")),
         _ => return (StatusCode::NOT_FOUND, "there is no such asset\n").into_response(),
     };
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body).into_response()
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, body).into_response()
 }
 
 #[cfg(test)]

@@ -115,10 +115,7 @@ fn checked_millis(field: &str, length: &WireDuration) -> Answer<u64> {
 }
 
 /// Refuses labels that are too many or too long.
-pub(super) fn check_labels<'l>(
-    field: &str,
-    labels: impl IntoIterator<Item = (&'l String, &'l String)>,
-) -> Answer<()> {
+pub(super) fn check_labels<'l>(field: &str, labels: impl IntoIterator<Item = (&'l String, &'l String)>) -> Answer<()> {
     for (number, (key, value)) in labels.into_iter().enumerate() {
         if number == MAX_LABELS {
             return Err(invalid(format!("{field}: are more than the {MAX_LABELS} allowed")));
@@ -351,11 +348,8 @@ fn error_kind(kind: ErrorKind) -> execution_error::ErrorKind {
 }
 
 pub(super) fn execution_error(error: &TaskError, at: Option<Time>) -> ExecutionError {
-    let recoverability = if error.recoverable {
-        container_error::Kind::RECOVERABLE
-    } else {
-        container_error::Kind::NON_RECOVERABLE
-    };
+    let recoverability =
+        if error.recoverable { container_error::Kind::RECOVERABLE } else { container_error::Kind::NON_RECOVERABLE };
     ExecutionError {
         code: error.code.clone(),
         message: error.message.clone(),
@@ -438,7 +432,9 @@ pub(super) fn status(state: &ActionState) -> ActionStatus {
         start_time: timestamp(state.created_at).into(),
         end_time: state.ended_at.map(timestamp).into(),
         attempts: u32::try_from(state.attempts.len()).unwrap_or(u32::MAX),
-        duration_ms: state.ended_at.map(|end| u64::try_from(end.since(state.created_at).as_millis()).unwrap_or(u64::MAX)),
+        duration_ms: state
+            .ended_at
+            .map(|end| u64::try_from(end.since(state.created_at).as_millis()).unwrap_or(u64::MAX)),
         ..Default::default()
     }
 }
@@ -457,7 +453,13 @@ fn has_log(attempt: &Attempt) -> bool {
     attempt.entered(Phase::Running).is_some()
 }
 
-fn attempt(control: &Control, run: &RunRecord, state: &ActionState, attempt: &Attempt, links: &[TaskLog]) -> ActionAttempt {
+fn attempt(
+    control: &Control,
+    run: &RunRecord,
+    state: &ActionState,
+    attempt: &Attempt,
+    links: &[TaskLog],
+) -> ActionAttempt {
     let ends = attempt.transitions.iter().skip(1).map(|t| Some(t.at)).chain([None]);
     let transitions = attempt.transitions.iter().zip(ends).map(|(t, end)| PhaseTransition {
         phase: phase(t.phase).into(),
@@ -526,9 +528,12 @@ pub(super) fn details(
     let result = match (&state.aborted, &state.error) {
         (Some(by), _) => {
             let subject = Subject { id: by.subject.clone(), name: by.subject.clone(), email: String::new() };
-            let aborted_by =
-                if by.subject.is_empty() { None.into() } else { identity(&subject).into() };
-            Some(action_details::Result::from(AbortInfo { reason: by.reason.clone(), aborted_by, ..Default::default() }))
+            let aborted_by = if by.subject.is_empty() { None.into() } else { identity(&subject).into() };
+            Some(action_details::Result::from(AbortInfo {
+                reason: by.reason.clone(),
+                aborted_by,
+                ..Default::default()
+            }))
         }
         (None, Some(error)) => Some(action_details::Result::from(error_info(error))),
         (None, None) => None,

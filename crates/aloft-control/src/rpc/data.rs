@@ -7,22 +7,27 @@ use aloft_flyteidl2::flyteidl2::{
     dataproxy::{
         ArtifactType, CreateDownloadLinkRequest, CreateDownloadLinkResponse, CreateUploadLocationRequest,
         CreateUploadLocationResponse, GetActionDataRequest, GetActionDataResponse, PreSignedURLs, TailLogsRequest,
-        TailLogsResponse, UploadInputsRequest, UploadInputsResponse, create_download_link_request::Source,
-        tail_logs_response::Logs, upload_inputs_request::{Id, Task},
+        TailLogsResponse, UploadInputsRequest, UploadInputsResponse,
+        create_download_link_request::Source,
+        tail_logs_response::Logs,
+        upload_inputs_request::{Id, Task},
     },
     imagebuilder::{GetImageRequest, GetImageResponse, Image, ImageIdentifier},
+    logs::dataplane::LogLine,
     task::TaskSpec,
     workflow::{self, tail_logs_response::Logs as RunLogs},
 };
 use aloft_plane::{AttemptId, LogStream};
 use buffa::Message as _;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     actions::Messages,
     convert,
-    error::{Answer, invalid, not_found, unimplemented, wire},
+    error::{Answer, invalid, not_found, stopping, unimplemented, wire},
     run, task,
+    watch::HEARTBEAT,
 };
 use crate::Control;
 
@@ -134,12 +139,27 @@ async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32
     control.data().tail_logs(&AttemptId { run, action, attempt: number }).await.map_err(wire)
 }
 
+/// A log with an empty batch whenever it was silent for a while, and UNAVAILABLE at its end when the server stops.
+///
+/// Clients give up on a silent stream: the SDK's `--follow` cancels it after 30 s to ask whether the action still runs, and
+/// then fails on the stream it cancelled. And a clean end would say that there is no more of it.
+fn followed(stopped: CancellationToken, log: LogStream) -> impl Stream<Item = Answer<Vec<LogLine>>> + Send + 'static {
+    let ended = stopped.clone();
+    let tail = stream::once(async move { ended.is_cancelled().then(|| Err(stopping())) });
+    let signs = stream::unfold(log, |mut log| async move {
+        match tokio::time::timeout(HEARTBEAT, log.next()).await {
+            Ok(lines) => lines.map(|lines| (lines.map_err(wire), log)),
+            Err(_) => Some((Ok(Vec::new()), log)),
+        }
+    });
+    signs.take_until(stopped.cancelled_owned()).chain(tail.filter_map(futures::future::ready))
+}
+
 pub(super) async fn tail_logs(control: Control, request: TailLogsRequest) -> Answer<Messages<TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
-    let stopping = control.stopping().clone();
-    let messages = log.take_until(stopping.cancelled_owned()).map(|lines| {
-        let lines = lines.map_err(wire)?;
-        let logs = vec![Logs { lines, ..Default::default() }];
+    let messages = followed(control.stopping().clone(), log).map(|lines| {
+        let lines = lines?;
+        let logs = if lines.is_empty() { Vec::new() } else { vec![Logs { lines, ..Default::default() }] };
         Ok(TailLogsResponse { logs, ..Default::default() })
     });
     Ok(messages.boxed())
@@ -150,10 +170,9 @@ pub(super) async fn tail_run_logs(
     request: workflow::TailLogsRequest,
 ) -> Answer<Messages<workflow::TailLogsResponse>> {
     let log = open_log(&control, request.action_id.as_option(), request.attempt).await?;
-    let stopping = control.stopping().clone();
-    let messages = log.take_until(stopping.cancelled_owned()).map(|lines| {
-        let lines = lines.map_err(wire)?;
-        let logs = vec![RunLogs { lines, ..Default::default() }];
+    let messages = followed(control.stopping().clone(), log).map(|lines| {
+        let lines = lines?;
+        let logs = if lines.is_empty() { Vec::new() } else { vec![RunLogs { lines, ..Default::default() }] };
         Ok(workflow::TailLogsResponse { logs, ..Default::default() })
     });
     Ok(messages.boxed())
@@ -177,4 +196,30 @@ pub(super) async fn get_image(control: &Control, request: GetImageRequest) -> An
         ..Default::default()
     };
     Ok(GetImageResponse { image: image.into(), ..Default::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_log_shows_signs_of_life_and_loses_nothing() {
+        let line = LogLine { message: "late\n".to_owned(), ..Default::default() };
+        let late = stream::once(async move {
+            tokio::time::sleep(HEARTBEAT * 5 / 2).await;
+            Ok(vec![line])
+        });
+        let seen: Vec<_> =
+            followed(CancellationToken::new(), late.boxed()).map(|item| item.unwrap().len()).collect().await;
+        assert_eq!(seen, [0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_the_server_cuts_off_does_not_end_cleanly() {
+        let stopping = CancellationToken::new();
+        stopping.cancel();
+        let log = followed(stopping, stream::pending().boxed());
+        let ends: Vec<_> = log.map(|item| item.unwrap_err().code).collect().await;
+        assert_eq!(ends, [connectrpc::ErrorCode::Unavailable]);
+    }
 }

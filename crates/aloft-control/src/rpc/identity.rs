@@ -2,8 +2,8 @@
 
 use aloft_flyteidl2::flyteidl2::{
     auth::{
-        GetOAuth2MetadataRequest, GetOAuth2MetadataResponse, GetPublicClientConfigRequest, GetPublicClientConfigResponse,
-        UserInfoRequest, UserInfoResponse,
+        GetOAuth2MetadataRequest, GetOAuth2MetadataResponse, GetPublicClientConfigRequest,
+        GetPublicClientConfigResponse, UserInfoRequest, UserInfoResponse,
     },
     cluster::{SelectClusterRequest, SelectClusterResponse, select_cluster_request::Operation},
 };
@@ -39,10 +39,7 @@ pub(super) async fn user_info(_: &Control, _: UserInfoRequest) -> Answer<UserInf
 }
 
 /// One cluster, behind this very address: an empty endpoint tells the SDK to stay on its connection (contract, 1.7).
-pub(super) async fn select_cluster(
-    control: &Control,
-    request: SelectClusterRequest,
-) -> Answer<SelectClusterResponse> {
+pub(super) async fn select_cluster(control: &Control, request: SelectClusterRequest) -> Answer<SelectClusterResponse> {
     match request.operation.as_known() {
         None | Some(Operation::OPERATION_UNSPECIFIED) => Err(invalid("operation: is required")),
         Some(_) if request.resource.is_none() => {

@@ -2,9 +2,7 @@
 
 use aloft_core::Phase;
 use aloft_flyteidl2::flyteidl2::common::{
-    Filter as WireFilter, ListRequest,
-    filter::Function,
-    sort::Direction as WireDirection,
+    Filter as WireFilter, ListRequest, filter::Function, sort::Direction as WireDirection,
 };
 use aloft_store::{Cursor, Direction, Field, Filter, ListQuery, Op, SortBy};
 use connectrpc::ConnectError;

@@ -50,6 +50,12 @@ macro_rules! routes {
             async move { $path(&control, request).await.map(Response::new) }
         }))
     };
+    (@one traced $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
+        $router.route($service, $method, handler_fn(move |ctx, request| {
+            let control = $control.clone();
+            async move { $path(&control, &ctx, request).await.map(Response::new) }
+        }))
+    };
     (@one read $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
         $router.route_idempotent($service, $method, handler_fn(move |_ctx, request| {
             let control = $control.clone();
@@ -68,7 +74,7 @@ macro_rules! routes {
 pub fn router(control: &Control) -> Router {
     routes!(Router::new(), control,
         "workflow.RunService" {
-            call "CreateRun" => run::create_run,
+            traced "CreateRun" => run::create_run,
             call "AbortRun" => run::abort_run,
             call "AbortAction" => run::abort_action,
             read "GetRunDetails" => run::get_run_details,
@@ -134,8 +140,7 @@ pub fn router(control: &Control) -> Router {
 /// The services as one axum-compatible service.
 pub fn service(router: Router, limits: Limits) -> ConnectRpcService {
     // The default's third bound stays: the memory of what a message holds, which may be a hundred times its size.
-    let bounds = connectrpc::Limits::default()
-        .with_max_request_body_size(limits.body)
-        .with_max_message_size(limits.message);
+    let bounds =
+        connectrpc::Limits::default().with_max_request_body_size(limits.body).with_max_message_size(limits.message);
     ConnectRpcService::new(router).with_limits(bounds)
 }

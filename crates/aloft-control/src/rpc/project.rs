@@ -3,8 +3,9 @@
 use aloft_core::Scope;
 use aloft_flyteidl2::flyteidl2::{
     project::{
-        CreateProjectRequest, CreateProjectResponse, Domain, GetProjectRequest, GetProjectResponse, ListProjectsRequest,
-        ListProjectsResponse, Project as WireProject, Projects, UpdateProjectRequest, UpdateProjectResponse,
+        CreateProjectRequest, CreateProjectResponse, Domain, GetProjectRequest, GetProjectResponse,
+        ListProjectsRequest, ListProjectsResponse, Project as WireProject, Projects, UpdateProjectRequest,
+        UpdateProjectResponse,
     },
     task::Labels,
 };
@@ -26,7 +27,9 @@ const MAX_PAGE: usize = 1000;
 fn to_wire(control: &Control, project: Project) -> WireProject {
     let domains = control.settings().domains.iter();
     WireProject {
-        domains: domains.map(|(id, name)| Domain { id: id.clone(), name: name.clone(), ..Default::default() }).collect(),
+        domains: domains
+            .map(|(id, name)| Domain { id: id.clone(), name: name.clone(), ..Default::default() })
+            .collect(),
         labels: Labels { values: project.labels, ..Default::default() }.into(),
         state: project.state.into(),
         id: project.id,
@@ -164,7 +167,10 @@ fn parse_filters(text: &str) -> Answer<Vec<Term>> {
         };
         let field = field.trim().to_owned();
         if !matches!(field.as_str(), "state" | "name" | "description" | "id" | "identifier") {
-            return Err(invalid(format!("filters: {:?} is not one of state, name, description, id", shortened(&field))));
+            return Err(invalid(format!(
+                "filters: {:?} is not one of state, name, description, id",
+                shortened(&field)
+            )));
         }
         terms.push(Term { negate, part, field, values: values.split(';').map(|v| v.trim().to_owned()).collect() });
     }

@@ -16,8 +16,11 @@ use aloft_flyteidl2::flyteidl2::{
         list_runs_request::ScopeBy,
     },
 };
-use aloft_store::{Cursor, Field, Filter, ListScope, Op, RunRecord, RunRow, StoreError, Submission, SubmitError, Which};
+use aloft_store::{
+    Cursor, Field, Filter, ListScope, Op, RunRecord, RunRow, StoreError, Submission, SubmitError, Which,
+};
 use buffa::Message as _;
+use connectrpc::RequestContext;
 
 use super::{
     convert::{self, Spec},
@@ -29,8 +32,12 @@ use crate::{Control, names};
 /// How the refusal for a missing bundle ends: the client believes for a day that it uploaded it.
 const STALE_CACHE: &str = "the client remembers uploads for a day; run `flyte delete local-cache` and try again";
 
-pub(super) async fn create_run(control: &Control, request: CreateRunRequest) -> Answer<CreateRunResponse> {
-    let run = new_run_key(control, request.id.as_ref())?;
+pub(super) async fn create_run(
+    control: &Control,
+    context: &RequestContext,
+    request: CreateRunRequest,
+) -> Answer<CreateRunResponse> {
+    let run = new_run_key(control, context, request.id.as_ref())?;
     control.check_place(&run.scope).await?;
     let task_spec = requested_task(control, request.task).await?;
     let spec = convert::spec(&task_spec)?;
@@ -92,12 +99,30 @@ async fn named_refusal(control: &Control, run: &RunKey, error: SubmitError) -> c
     }
 }
 
-fn new_run_key(control: &Control, id: Option<&Id>) -> Answer<RunKey> {
+fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> Answer<RunKey> {
     match id {
         Some(Id::RunId(id)) => control.run_id(Some(id)),
-        Some(Id::ProjectId(id)) => RunKey::new(control.project_scope(id)?, &names::run_name()).map_err(wire),
+        Some(Id::ProjectId(id)) => {
+            let scope = control.project_scope(id)?;
+            let request_id = context.header("x-request-id").and_then(|v| v.to_str().ok()).filter(|v| is_uuid(v));
+            let name = match request_id {
+                // The SDK repeats a request under its identifier: the same name makes the repetition find the first run.
+                Some(id) => names::run_name_for(&scope.to_string(), id),
+                None => names::run_name(),
+            };
+            RunKey::new(scope, &name).map_err(wire)
+        }
         None => Err(invalid("id: run_id or project_id is required")),
     }
+}
+
+/// Whether a request identifier is unique by construction. In tasks it is a few random letters, which may repeat.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
 }
 
 async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpec> {
@@ -111,8 +136,12 @@ async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpe
     }
 }
 
-/// Refuses prefixes outside the project's own storage: tasks would write there with credentials that forbid it.
+/// Refuses what would not be done, and prefixes outside the project's own storage: tasks would write there with
+/// credentials that forbid it.
 fn check_run_spec(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<()> {
+    if spec.recover.is_set() {
+        return Err(unimplemented("run_spec.recover: recovering a run is not built yet; rerun it without --recover"));
+    }
     if let Some(labels) = spec.labels.as_option() {
         convert::check_labels("run_spec.labels", &labels.values)?;
     }
@@ -138,7 +167,9 @@ async fn check_code(control: &Control, scope: &Scope, spec: &TaskSpec) -> Answer
     let missing = control.data().missing(scope, &wanted).await.map_err(wire)?;
     match missing.first() {
         None => Ok(()),
-        Some(uri) => Err(invalid(format!("task_spec: {} does not exist on this server: {STALE_CACHE}", shortened(uri)))),
+        Some(uri) => {
+            Err(invalid(format!("task_spec: {} does not exist on this server: {STALE_CACHE}", shortened(uri))))
+        }
     }
 }
 
@@ -209,7 +240,11 @@ impl Control {
     pub(super) async fn check_place(&self, scope: &Scope) -> Answer<()> {
         if !self.settings().domains.iter().any(|(id, _)| *id == scope.domain) {
             let known: Vec<_> = self.settings().domains.iter().map(|(id, _)| id.as_str()).collect();
-            return Err(not_found(format!("domain {} does not exist; the domains are {}", scope.domain, known.join(", "))));
+            return Err(not_found(format!(
+                "domain {} does not exist; the domains are {}",
+                scope.domain,
+                known.join(", ")
+            )));
         }
         if self.store().project(&scope.org, &scope.project).await.map_err(wire)?.is_none() {
             return Err(not_found(format!(

@@ -108,11 +108,8 @@ async fn find(control: &Control, id: &TaskIdentifier) -> Answer<DeployedTask> {
         let mut query = list::query(list::Of::Tasks, None)?;
         query.filters.push(equal(Field::Name, &id.name));
         query.limit = 1;
-        let scope = ListScope {
-            org: id.scope.org.clone(),
-            project: id.scope.project.clone(),
-            domain: id.scope.domain.clone(),
-        };
+        let scope =
+            ListScope { org: id.scope.org.clone(), project: id.scope.project.clone(), domain: id.scope.domain.clone() };
         control.store().list_tasks(&scope, true, &query).await.map_err(wire)?.rows.into_iter().next()
     } else {
         control.store().task(&id).await.map_err(wire)?

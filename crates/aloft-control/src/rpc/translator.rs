@@ -25,7 +25,10 @@ pub(super) async fn literals_to_form(
             let recorded = [state.task().map_or("", |t| t.input_uri.as_str()), state.outputs.output_uri.as_str()];
             let asked = request.literals_uri.trim_end_matches('/');
             if !recorded.iter().any(|r| !r.is_empty() && (asked == r.trim_end_matches('/') || within(asked, r))) {
-                return Err(invalid(format!("literals_uri: {} is not the inputs or outputs of action {action}", shortened(asked))));
+                return Err(invalid(format!(
+                    "literals_uri: {} is not the inputs or outputs of action {action}",
+                    shortened(asked)
+                )));
             }
             run.scope
         }

@@ -2,17 +2,15 @@
 //! the server stops, and by itself when what it watches is over.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
 use aloft_core::{ActionName, ActionState, Phase, RunKey};
-use aloft_flyteidl2::flyteidl2::{
-    workflow::{
-        EnrichedAction, WatchActionDetailsRequest, WatchActionDetailsResponse, WatchActionsRequest,
-        WatchActionsResponse, WatchClusterEventsRequest, WatchClusterEventsResponse, WatchRunDetailsRequest,
-        WatchRunDetailsResponse, WatchRunsRequest, WatchRunsResponse, watch_runs_request::Target,
-    },
+use aloft_flyteidl2::flyteidl2::workflow::{
+    EnrichedAction, WatchActionDetailsRequest, WatchActionDetailsResponse, WatchActionsRequest, WatchActionsResponse,
+    WatchClusterEventsRequest, WatchClusterEventsResponse, WatchRunDetailsRequest, WatchRunDetailsResponse,
+    WatchRunsRequest, WatchRunsResponse, watch_runs_request::Target,
 };
 use aloft_store::{Cursor, Field, Filter, ListScope, Logged, Op, RunRecord, Which};
 use futures::{StreamExt as _, stream::unfold};
@@ -27,7 +25,7 @@ use super::{
 use crate::Control;
 
 /// Time between signs of life on a quiet stream, below the idle timeouts of common proxies (60 s).
-const HEARTBEAT: Duration = Duration::from_secs(20);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// Events read at a time.
 const BATCH: usize = 1000;
@@ -204,8 +202,9 @@ struct Tree {
     /// How many children of each action are in each phase.
     counts: HashMap<ActionName, BTreeMap<i32, i32>>,
     seq: Option<u64>,
-    /// What has changed and is not sent yet.
-    pending: Vec<ActionName>,
+    /// What has changed and is not sent yet, in the order of the changes, each once.
+    pending: VecDeque<ActionName>,
+    marked: HashSet<ActionName>,
 }
 
 pub(super) async fn actions(control: Control, request: WatchActionsRequest) -> Answer<Messages<WatchActionsResponse>> {
@@ -219,7 +218,8 @@ pub(super) async fn actions(control: Control, request: WatchActionsRequest) -> A
         states: HashMap::new(),
         counts: HashMap::new(),
         seq: None,
-        pending: Vec::new(),
+        pending: VecDeque::new(),
+        marked: HashSet::new(),
     };
     Ok(stream(start, |tree| Box::pin(tree.next())))
 }
@@ -230,9 +230,14 @@ impl Tree {
             if self.seq.is_some() && self.over() {
                 return Ok(Step::End);
             }
-            self.read().await?;
+            if let Woken::Heartbeat = self.read().await? {
+                return Ok(Step::Send(WatchActionsResponse::default()));
+            }
         }
         let batch: Vec<_> = self.pending.drain(..self.pending.len().min(ACTIONS_MESSAGE)).collect();
+        for name in &batch {
+            self.marked.remove(name);
+        }
         let enriched_actions = batch.iter().filter_map(|name| self.enriched(name)).collect();
         Ok(Step::Send(WatchActionsResponse { enriched_actions, ..Default::default() }))
     }
@@ -242,7 +247,8 @@ impl Tree {
         !self.states.is_empty() && self.states.values().all(|s| s.phase.is_terminal())
     }
 
-    async fn read(&mut self) -> Answer<()> {
+    /// Reads what is new, or waits for it.
+    async fn read(&mut self) -> Answer<Woken> {
         let key = self.record.key.clone();
         let Some(seq) = self.seq else {
             let snapshot = self.control.store().snapshot(&key, Which::All).await.map_err(wire)?;
@@ -251,12 +257,11 @@ impl Tree {
             for state in snapshot.actions {
                 self.put(state);
             }
-            return Ok(());
+            return Ok(Woken::Changed);
         };
         let events = self.watched.events_after(seq).await?;
         let Some(last) = events.last() else {
-            self.watched.changed().await?;
-            return Ok(());
+            return self.watched.changed().await;
         };
         self.seq = Some(last.seq);
         let names: HashSet<_> = events.iter().map(|e| e.event.action().clone()).collect();
@@ -268,7 +273,7 @@ impl Tree {
                 self.end_below(&name);
             }
         }
-        Ok(())
+        Ok(Woken::Changed)
     }
 
     /// Shows what is live below an ended action as ended, as every other view does.
@@ -302,8 +307,8 @@ impl Tree {
     }
 
     fn mark(&mut self, name: ActionName) {
-        if !self.pending.contains(&name) {
-            self.pending.push(name);
+        if self.marked.insert(name.clone()) {
+            self.pending.push_back(name);
         }
     }
 
@@ -329,9 +334,7 @@ fn meets(filter: &Filter, state: &ActionState) -> bool {
         })
     };
     match (&filter.field, filter.op) {
-        (Field::Phase, Op::Equal | Op::In) => {
-            filter.values.contains(&Cursor::Int(i64::from(state.phase.number())))
-        }
+        (Field::Phase, Op::Equal | Op::In) => filter.values.contains(&Cursor::Int(i64::from(state.phase.number()))),
         (Field::Phase, Op::NotEqual | Op::NotIn) => {
             !filter.values.contains(&Cursor::Int(i64::from(state.phase.number())))
         }
@@ -361,7 +364,9 @@ pub(super) async fn runs(control: Control, request: WatchRunsRequest) -> Answer<
         Some(Target::Org(org)) => ListScope { org: control.org(org), ..ListScope::default() },
         None => ListScope { org: control.org(""), ..ListScope::default() },
         Some(Target::ClusterId(_) | Target::TaskId(_)) => {
-            return Err(unimplemented("target: watching the runs of a cluster or a task is not built yet; watch a project"));
+            return Err(unimplemented(
+                "target: watching the runs of a cluster or a task is not built yet; watch a project",
+            ));
         }
     };
     let feed = control.store().feed();

@@ -1,44 +1,80 @@
 //! Digests of inputs.
+//!
+//! What identical inputs share is the SDK's own hash, byte for byte: an action that a task starts is named and cached by
+//! what the SDK computed for it, so the first action of a run finds the same results only if we compute the same.
 
-use aloft_flyteidl2::flyteidl2::task::Inputs;
+use std::borrow::Cow;
+
+use aloft_flyteidl2::flyteidl2::{
+    core::{Binary, Literal, literal, scalar},
+    task::Inputs,
+};
 use base64::Engine as _;
 use buffa::Message as _;
 use sha2::{Digest as _, Sha256};
+
+use super::{packed, wire};
+
+/// The hash of no inputs. The SDK says the empty text, which the contract does not let a server answer
+/// (`OffloadedInputData.inputs_hash` has `min_len` 1), so this is the digest of nothing: what computes a cache key takes it
+/// for the empty text.
+pub const NO_INPUTS_HASH: &str = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
 
 /// What stored bytes are called.
 pub(super) fn content(bytes: &[u8]) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(bytes))
 }
 
-/// What identical inputs share: their literals by name, without `ignored` ones and without context. A literal that
-/// carries a hash of its own stands for its content by that.
+/// What identical inputs share: their literals, as the SDK's `generate_filtered_inputs_hash` has it. `ignored` ones and
+/// the context do not count. A literal that carries a hash of its own stands for its content by that.
 pub(super) fn inputs(inputs: &Inputs, ignored: &[String]) -> String {
-    let mut named: Vec<_> = inputs.literals.iter().filter(|l| !ignored.contains(&l.name)).collect();
-    if named.is_empty() {
-        return String::new();
+    let mut text = Vec::new();
+    for named in inputs.literals.iter().filter(|named| !ignored.contains(&named.name)) {
+        text.extend_from_slice(named.name.as_bytes());
+        text.push(b':');
+        append(&named.value, &mut text);
+        text.push(b';');
     }
-    named.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut hash = Sha256::new();
-    for literal in named {
-        let value = match literal.value.as_option() {
-            Some(value) if !value.hash.is_empty() => value.hash.clone().into_bytes(),
-            Some(value) => value.encode_to_vec(),
-            None => Vec::new(),
-        };
-        for part in [literal.name.as_bytes(), &value] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
+    // Every literal leaves `:;` at least, so no text is no literals, whose digest is `NO_INPUTS_HASH`.
+    base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text))
+}
+
+/// Appends what stands for `literal`.
+fn append(literal: &Literal, text: &mut Vec<u8>) {
+    if !literal.hash.is_empty() {
+        text.extend_from_slice(literal.hash.as_bytes());
+        return;
+    }
+    match &literal.value {
+        Some(literal::Value::Collection(items)) => items.literals.iter().for_each(|item| append(item, text)),
+        Some(literal::Value::Map(map)) => {
+            for (key, value) in &map.literals {
+                text.extend_from_slice(key.as_bytes());
+                append(value, text);
+            }
         }
+        _ => text.extend_from_slice(&wire::literal(&with_sorted_keys(literal).encode_to_vec())),
     }
-    base64::engine::general_purpose::STANDARD.encode(hash.finalize())
+}
+
+/// `literal`, with the keys of its msgpack maps in order. Dicts keep the order in which they were filled, which says
+/// nothing about what is in them.
+fn with_sorted_keys(literal: &Literal) -> Cow<'_, Literal> {
+    let Some(literal::Value::Scalar(scalar)) = &literal.value else { return Cow::Borrowed(literal) };
+    let Some(scalar::Value::Binary(binary)) = &scalar.value else { return Cow::Borrowed(literal) };
+    if binary.tag != packed::TAG {
+        return Cow::Borrowed(literal);
+    }
+    let Some(value) = packed::sorted(&binary.value) else { return Cow::Borrowed(literal) };
+    let binary = Binary { value: value.into(), ..(**binary).clone() };
+    let scalar = aloft_flyteidl2::flyteidl2::core::Scalar { value: Some(binary.into()), ..(**scalar).clone() };
+    Cow::Owned(Literal { value: Some(scalar.into()), ..literal.clone() })
 }
 
 #[cfg(test)]
 mod tests {
-    use aloft_flyteidl2::flyteidl2::{
-        core::{Literal, KeyValuePair},
-        task::NamedLiteral,
-    };
+    use aloft_flyteidl2::flyteidl2::{core::KeyValuePair, task::NamedLiteral};
+    use base64::engine::general_purpose::STANDARD;
 
     use super::*;
 
@@ -47,15 +83,29 @@ mod tests {
         NamedLiteral { name: name.into(), value: value.into(), ..Default::default() }
     }
 
+    /// `golden/inputs_hash.py` made the cases with the SDK.
     #[test]
-    fn order_context_and_ignored_inputs_do_not_matter() {
+    fn it_is_the_hash_that_the_sdk_computes() {
+        let mut cases = 0;
+        for line in include_str!("golden/inputs_hash.tsv").lines() {
+            let [name, bytes, ignored, expected] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let decoded = Inputs::decode_from_slice(&STANDARD.decode(bytes).unwrap()).unwrap();
+            let ignored: Vec<_> = ignored.split(',').map(str::to_owned).collect();
+            let expected = if expected.is_empty() { NO_INPUTS_HASH } else { expected };
+            assert_eq!(inputs(&decoded, &ignored), expected, "{name}");
+            cases += 1;
+        }
+        assert!(cases > 20, "only {cases} cases");
+    }
+
+    #[test]
+    fn context_and_ignored_inputs_do_not_matter() {
         let a = Inputs { literals: vec![named("x", "1"), named("y", "2")], ..Default::default() };
-        let mut b = Inputs { literals: vec![named("y", "2"), named("x", "1")], ..Default::default() };
+        let mut b = a.clone();
         b.context.push(KeyValuePair { key: "k".into(), value: "v".into(), ..Default::default() });
         assert_eq!(inputs(&a, &[]), inputs(&b, &[]));
         b.literals.push(named("z", "3"));
         assert_ne!(inputs(&a, &[]), inputs(&b, &[]));
         assert_eq!(inputs(&a, &[]), inputs(&b, &["z".to_owned()]));
-        assert_eq!(inputs(&Inputs::default(), &[]), "");
     }
 }

@@ -250,7 +250,7 @@ mod tests {
             writer
         });
         assert_eq!(messages(&stream.next().await.unwrap().unwrap()), ["second 😀\n"]);
-        assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         writing.await.unwrap().finish(Timestamp::UNIX_EPOCH);
         std::fs::write(ended, "{}").unwrap();
         assert_eq!(messages(&stream.next().await.unwrap().unwrap()), ["third"]);

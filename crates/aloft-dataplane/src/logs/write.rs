@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{MAX_LINE, MAX_LOG};
+use crate::clock;
 
 /// Splits a stream of bytes into records and writes them. Does no clock reading: the caller says when bytes came.
 pub struct LogWriter<W> {
@@ -78,12 +79,17 @@ impl<W: Write> LogWriter<W> {
         !self.partial.is_empty()
     }
 
-    /// Writes what there is of an unfinished line, so that a follower sees it.
+    /// Writes what there is of an unfinished line, so that a follower sees it. Keeps a character that has not come whole.
     pub fn flush_partial(&mut self, now: Timestamp) {
-        if self.has_partial() {
-            let mut records = Vec::with_capacity(self.partial.len() + 64);
-            record(&mut records, self.since, "stdout P ", &self.partial);
-            self.partial.clear();
+        self.flush(char_boundary(&self.partial), now);
+    }
+
+    fn flush(&mut self, len: usize, now: Timestamp) {
+        if len > 0 {
+            let mut records = Vec::with_capacity(len + 64);
+            record(&mut records, self.since, "stdout P ", &self.partial[..len]);
+            self.partial.drain(..len);
+            self.since = now;
             self.write(&records, now);
         }
     }
@@ -99,7 +105,7 @@ impl<W: Write> LogWriter<W> {
 
     /// Writes what is left, and what had to be dropped. Returns what follows the log.
     pub fn finish(mut self, now: Timestamp) -> W {
-        self.flush_partial(now);
+        self.flush(self.partial.len(), now);
         if self.dropped > 0 {
             let text = format!(
                 "Aloft dropped the last {} bytes of this log: one attempt may write {} MiB. Write large output to a file.",
@@ -146,7 +152,7 @@ fn record(out: &mut Vec<u8>, at: Timestamp, stream_and_tag: &str, text: &[u8]) {
 /// Where to cut `bytes` so that no character of UTF-8 is torn apart.
 fn char_boundary(bytes: &[u8]) -> usize {
     let is_start = |b: u8| b & 0xC0 != 0x80;
-    (1..=3)
+    (1..=bytes.len().min(3))
         .map(|back| bytes.len() - back)
         .find(|&at| is_start(bytes[at]))
         .filter(|&at| std::str::from_utf8(&bytes[at..]).is_err_and(|e| e.error_len().is_none()))
@@ -175,7 +181,7 @@ impl LogSink {
     /// Writes `text` as one or more whole lines.
     pub fn line(&self, text: &str) {
         let mut writer = self.0.lock();
-        let now = Timestamp::now();
+        let now = clock::now();
         writer.push(text.as_bytes(), now);
         if !text.ends_with('\n') {
             writer.push(b"\n", now);
@@ -184,17 +190,17 @@ impl LogSink {
 
     /// Writes a line of Aloft's own.
     pub fn note(&self, text: &str) {
-        self.0.lock().note(text, Timestamp::now());
+        self.0.lock().note(text, clock::now());
     }
 
     /// Writes bytes as they come, such as the output of a program.
     pub fn write(&self, bytes: &[u8]) {
-        self.0.lock().push(bytes, Timestamp::now());
+        self.0.lock().push(bytes, clock::now());
     }
 
     /// Writes an unfinished line.
     pub fn flush(&self) {
-        self.0.lock().flush_partial(Timestamp::now());
+        self.0.lock().flush_partial(clock::now());
     }
 }
 
@@ -241,6 +247,18 @@ mod tests {
         assert!(out.lines().all(|l| l.len() <= MAX_LINE + 64));
         let joined: String = out.lines().map(|l| l.splitn(4, ' ').nth(3).unwrap()).collect();
         assert_eq!(joined, line.trim_end());
+    }
+
+    #[test]
+    fn an_unfinished_line_is_shown_without_half_a_character() {
+        let mut w = LogWriter::new(Vec::new(), MAX_LOG);
+        w.push(b"10%\r\xC3", at(0));
+        w.flush_partial(at(1));
+        w.flush_partial(at(2));
+        w.push(b"\xA9\n", at(3));
+        let out = text(w, 4);
+        let texts: Vec<_> = out.split_terminator('\n').map(|l| l.split_once(" stdout ").unwrap().1).collect();
+        assert_eq!(texts, ["P 10%\r", "F é"]);
     }
 
     #[test]

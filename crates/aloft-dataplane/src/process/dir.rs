@@ -24,6 +24,8 @@ use aloft_plane::AttemptId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+use crate::clock;
+
 /// Where the attempts of one data plane have their directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptDirs {
@@ -147,29 +149,35 @@ impl AttemptDir {
         self.path.join("exit.json")
     }
 
-    /// Makes the directories and says, durably, that the attempt may have been started from now on.
+    /// Makes the directories and says, durably, that the attempt may have been started from now on. Returns the lock that
+    /// its shim will hold.
     ///
     /// # Errors
-    /// If the disk is full or the directory cannot be written.
-    pub fn begin(&self, launch: &LaunchRecord) -> io::Result<()> {
-        let made = missing_below(&self.root, &self.path);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(".live"))?;
+    /// If the disk is full, the directory cannot be written, or a shim holds it.
+    pub fn begin(&self, launch: &LaunchRecord) -> io::Result<File> {
+        // Its own directory, those that are made for it, and the one that these are made in.
+        let missing = self.path.ancestors().take_while(|dir| !dir.exists()).count();
+        let changed = self.path.ancestors().take(missing + 1);
+        let make = |dir: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        make(&self.path)?;
+        make(&self.root.join(".live"))?;
+        // Before anything is touched that a living task might use.
+        let lock = self.try_lock()?.ok_or_else(|| io::Error::other("a process of this attempt still runs"))?;
         for fresh in [self.work(), self.scratch.clone()] {
             remove_dir(&fresh)?;
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&fresh)?;
+            make(&fresh)?;
         }
         // Left by a run of the same attempt that is repeated.
-        for file in ["shim.json", "exec-error"] {
+        for file in ["shim.json", "exec-error", "exit.json"] {
             remove_file(&self.path.join(file))?;
         }
-        remove_file(&self.exit())?;
         write_json(&self.live, launch)?;
-        write_json(&self.path.join("launch.json"), launch)?;
-        for dir in made {
+        // The only record that must outlive the machine's power: after a new boot its presence alone decides.
+        write_json_durably(&self.path.join("launch.json"), launch)?;
+        for dir in changed {
             File::open(dir)?.sync_all()?;
         }
-        Ok(())
+        Ok(lock)
     }
 
     /// Writes what the shim has to start.
@@ -225,6 +233,11 @@ impl AttemptDir {
 
     pub(super) fn read_shim(&self) -> io::Result<Option<ShimRecord>> {
         read_json(&self.path.join("shim.json"))
+    }
+
+    /// What the shim said when it failed; empty if it did not.
+    pub(super) fn shim_errors(&self) -> String {
+        fs::read_to_string(self.path.join("shim.err")).unwrap_or_default()
     }
 
     /// Says how the attempt ended, in place of a shim that did not.
@@ -359,6 +372,13 @@ pub struct ExitRecord {
     pub oom: bool,
 }
 
+impl ExitRecord {
+    /// A record of an end that is seen now.
+    pub fn now(how: Exit) -> Self {
+        Self { how, started_us: 0, ended_us: clock::now().as_microsecond(), oom: false }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -382,23 +402,26 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
 }
 
-/// Writes a record whole or not at all, durably. Only its owner can read it.
+/// Writes a record whole or not at all. Only its owner can read it.
 pub(super) fn write_json<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    replace(path, record, |_| Ok(()))
+}
+
+/// Writes a record whole or not at all, so that it outlives the machine's power.
+pub(super) fn write_json_durably<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    replace(path, record, File::sync_all)
+}
+
+fn replace<T: Serialize>(path: &Path, record: &T, finish: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
+    finish(&file)?;
     fs::rename(&fresh, path)
 }
 
 pub(super) fn read_task(dir: &Path) -> io::Result<TaskRecord> {
     Ok(serde_json::from_slice(&fs::read(dir.join("task.json"))?)?)
-}
-
-/// The directories on the way from `root` to `path` whose entries change when `path` is made: those that exist are
-/// synced too when something is made in them.
-fn missing_below(root: &Path, path: &Path) -> Vec<PathBuf> {
-    path.ancestors().take_while(|p| p.starts_with(root)).map(Path::to_owned).collect()
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

@@ -63,6 +63,12 @@ impl HostEnv {
         // Code comes from the bundle, never from the source tree of whoever runs Aloft.
         vars.insert("PYTHONPATH".to_owned(), String::new());
         vars.insert("DO_NOT_TRACK".to_owned(), "1".to_owned());
+        for (name, value) in &env.vars {
+            // As in a Dockerfile: `PATH=/more:$PATH` adds to what is there.
+            let old = vars.get(name).cloned().unwrap_or_default();
+            let value = value.replace(&format!("${{{name}}}"), &old).replace(&format!("${name}"), &old);
+            vars.insert(name.clone(), value);
+        }
         vars
     }
 }
@@ -103,9 +109,7 @@ pub(super) fn environment(
     vars.extend(attempt.envs.iter().cloned());
     vars.extend(identity(attempt, template));
     // A name that no process can have would make the start fail.
-    vars.retain(|name, value| {
-        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
-    });
+    vars.retain(|name, value| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
     vars.into_iter().collect()
 }
 
@@ -141,7 +145,13 @@ mod tests {
     use crate::process::tests::{attempt, endpoints};
 
     fn py() -> PyEnv {
-        PyEnv { bin_dir: PathBuf::from("/env/bin"), python: PathBuf::from("/env/bin/python"), id: "e".to_owned() }
+        PyEnv {
+            bin_dir: PathBuf::from("/env/bin"),
+            python: PathBuf::from("/env/bin/python"),
+            id: "e".to_owned(),
+            vars: Vec::new(),
+            files: None,
+        }
     }
 
     fn pair(key: &str, value: &str) -> KeyValuePair {
@@ -160,7 +170,9 @@ mod tests {
         a.envs = vec![("B".to_owned(), "run".to_owned()), ("RUN_NAME".to_owned(), "forged".to_owned())];
         let declared = [pair("A", "task"), pair("B", "task"), pair("_U_EP_OVERRIDE", "elsewhere:1"), pair("X=Y", "no")];
         let vars: BTreeMap<_, _> =
-            environment(&host, &py(), &endpoints(), &a, &TaskTemplate::default(), &declared, "/tmp/x").into_iter().collect();
+            environment(&host, &py(), &endpoints(), &a, &TaskTemplate::default(), &declared, "/tmp/x")
+                .into_iter()
+                .collect();
         let get = |name: &str| vars.get(name).map(String::as_str);
         for (name, want) in [
             ("A", Some("task")),
@@ -187,9 +199,27 @@ mod tests {
     }
 
     #[test]
+    fn an_image_can_add_to_a_variable() {
+        let host = HostEnv::from(|name| (name == "PATH").then(|| "/usr/bin".to_owned()));
+        let var = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let env = PyEnv { vars: vec![var("PATH", "/more:$PATH"), var("NEW", "x${NEW}$OTHER")], ..py() };
+        let vars = host.for_python(&env);
+        assert_eq!(vars["PATH"], "/more:/env/bin:/usr/bin");
+        assert_eq!(vars["NEW"], "x$OTHER", "only what it adds to is filled in");
+    }
+
+    #[test]
     fn aws_settings_of_the_machine_can_be_left_alone() {
         let quiet = Endpoints { export_aws: false, ..endpoints() };
-        let vars = environment(&HostEnv::default(), &py(), &quiet, &attempt("r", "a0", 1), &TaskTemplate::default(), &[], "/t");
+        let vars = environment(
+            &HostEnv::default(),
+            &py(),
+            &quiet,
+            &attempt("r", "a0", 1),
+            &TaskTemplate::default(),
+            &[],
+            "/t",
+        );
         assert!(!vars.iter().any(|(name, _)| name.starts_with("AWS_")));
         assert!(vars.iter().any(|(name, _)| name == "FLYTE_AWS_ENDPOINT"));
     }

@@ -30,8 +30,11 @@ impl Results {
     pub async fn read(store: &dyn ResultStore, output_prefix: &str) -> Result<Self, PlaneError> {
         let at = |name: &str| format!("{}/{name}", output_prefix.trim_end_matches('/'));
         let (error_uri, outputs_uri, report_uri) = (at("error.pb"), at("outputs.pb"), at("report.html"));
-        let (error, outputs, report) =
-            futures::try_join!(store.get(&error_uri, MAX_ERROR), store.exists(&outputs_uri), store.exists(&report_uri))?;
+        let (error, outputs, report) = futures::try_join!(
+            store.get(&error_uri, MAX_ERROR),
+            store.exists(&outputs_uri),
+            store.exists(&report_uri)
+        )?;
         let error = error.map(|bytes| {
             ErrorDocument::decode_from_slice(&bytes)
                 .map_err(|e| e.to_string())
@@ -128,7 +131,9 @@ fn from_exit(exit: &ExitRecord, outputs: OutputRefs) -> AttemptOutcome {
             "NonZeroExit",
             format!("The process ended with code {code} before it wrote a result. The end of its log says why."),
         ),
-        Exit::NotStarted(why) => AttemptOutcome::Lost(TaskError::new("NotStarted", why.clone(), ErrorKind::System, true)),
+        Exit::NotStarted(why) => {
+            AttemptOutcome::Lost(TaskError::new("NotStarted", why.clone(), ErrorKind::System, true))
+        }
         Exit::Unknown => AttemptOutcome::Lost(TaskError::new(
             "ProcessLost",
             "The process ended while nobody could see how, and left no result: the machine or Aloft was stopped, or \
@@ -147,8 +152,13 @@ mod tests {
         ExitRecord { how, started_us: 1, ended_us: 2, oom: false }
     }
 
-    fn document(code: &str, recoverable: bool, origin: execution_error::ErrorKind) -> Option<Result<ContainerError, String>> {
-        let kind = if recoverable { container_error::Kind::RECOVERABLE } else { container_error::Kind::NON_RECOVERABLE };
+    fn document(
+        code: &str,
+        recoverable: bool,
+        origin: execution_error::ErrorKind,
+    ) -> Option<Result<ContainerError, String>> {
+        let kind =
+            if recoverable { container_error::Kind::RECOVERABLE } else { container_error::Kind::NON_RECOVERABLE };
         Some(Ok(ContainerError {
             code: code.to_owned(),
             message: "text".to_owned(),

@@ -21,12 +21,7 @@ mod zygote;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, io, path::PathBuf, process::Stdio, time::Duration};
 
 use aloft_core::{AttemptOutcome, ErrorKind, OutputRefs, Phase, TaskError};
 use aloft_flyteidl2::flyteidl2::core::{Container, TaskTemplate};
@@ -35,9 +30,11 @@ use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
+use self::{dir::TaskRecord, zygote::Zygotes};
 pub use self::{
     dir::{AttemptDir, AttemptDirs, DirState, Exit, ExitRecord, LaunchRecord, ProcessId, ShimRecord},
     environ::{Credentials, Endpoints, HostEnv},
@@ -45,7 +42,6 @@ pub use self::{
     shim::shim_main,
     template::{Vars, substitute},
 };
-use self::{dir::TaskRecord, zygote::Zygotes};
 use crate::seam::PyEnv;
 
 /// How much longer than the task's grace a shim gets before it is killed itself.
@@ -93,6 +89,11 @@ impl ProcessExecutor {
         &self.config.dirs
     }
 
+    /// Whether tasks are forked from zygotes where that can be.
+    pub fn is_warm(&self) -> bool {
+        self.zygotes.is_some()
+    }
+
     /// Starts the zygote of `env`, so that its first task finds it ready. Returns at once.
     pub fn prewarm(&self, env: &PyEnv) {
         if let Some(zygotes) = &self.zygotes {
@@ -120,7 +121,7 @@ impl ProcessExecutor {
             task.zygote = zygotes.socket(env).await;
         }
         let launch = LaunchRecord::new(&attempt.lease.id, attempt.lease.token);
-        Ok(Prepared { dir, launch, task })
+        Ok(Prepared { dir, launch, task, files: env.files.clone() })
     }
 
     /// Starts an attempt and returns when its process runs. Must not be given up halfway.
@@ -129,7 +130,8 @@ impl ProcessExecutor {
     /// How the attempt ended, if it cannot be started.
     pub async fn launch(&self, prepared: Prepared) -> Result<Running, AttemptOutcome> {
         self.start(prepared).await.map_err(|e| {
-            let message = format!("Its process cannot be started: {e}. Is the disk full, or the limit of processes reached?");
+            let message =
+                format!("Its process cannot be started: {e}. Is the disk full, or the limit of processes reached?");
             AttemptOutcome::Lost(TaskError::new("LaunchFailed", message, ErrorKind::System, true))
         })
     }
@@ -171,13 +173,15 @@ impl ProcessExecutor {
         })
     }
 
-    async fn start(&self, Prepared { dir, launch, task }: Prepared) -> io::Result<Running> {
-        let id = launch.id();
+    async fn start(&self, Prepared { dir, launch, task, files: overlay }: Prepared) -> io::Result<Running> {
+        let (id, asked) = (launch.id(), task.zygote.clone());
         let files = dir.clone();
         let (lock, errors) = blocking(move || {
-            files.begin(&launch)?;
+            let lock = files.begin(&launch)?;
+            if let Some(overlay) = overlay {
+                crate::env::lay_out(&overlay, &files.work())?;
+            }
             files.write_task(&task)?;
-            let lock = files.try_lock()?.ok_or_else(|| io::Error::other("another shim holds its directory"))?;
             Ok((lock, fs::File::create(files.path().join("shim.err"))?))
         })
         .await?;
@@ -201,6 +205,9 @@ impl ProcessExecutor {
         }
         if let Some(why) = said.trim().strip_prefix("started cold: ") {
             tracing::debug!(attempt = %id, "started cold: {why}");
+            if let (shim::NO_ANSWER, Some(zygotes), Some(socket)) = (why, &self.zygotes, &asked) {
+                zygotes.distrust(socket);
+            }
         }
         Ok(Running { dir, shim: Some(shim), keeper: Keeper::Child(child), grace: self.config.grace })
     }
@@ -209,24 +216,31 @@ impl ProcessExecutor {
     pub fn adopt(&self, id: &AttemptId) -> Running {
         let dir = self.config.dirs.dir(id);
         let shim = dir.read_shim().ok().flatten().map(|record| record.shim);
-        Running { dir, shim, keeper: Keeper::Adopted, grace: self.config.grace }
-    }
-
-    /// Makes sure that nothing of an attempt whose shim is dead lives on.
-    ///
-    /// # Errors
-    /// If its files cannot be read.
-    pub fn kill_leftovers(&self, id: &AttemptId) -> io::Result<()> {
-        kill_leftovers(&self.config.dirs.dir(id))
+        Running { dir, shim, keeper: Keeper::Adopted(None), grace: self.config.grace }
     }
 }
 
-fn kill_leftovers(dir: &AttemptDir) -> io::Result<()> {
+/// How the attempt in `dir`, whose shim is gone, ended: what the shim said, or what there is to say if it was killed.
+/// Nothing of the attempt lives when this returns.
+///
+/// # Errors
+/// If its files cannot be read or written.
+pub fn exit_record(dir: &AttemptDir) -> io::Result<ExitRecord> {
     let state = dir.state()?;
+    if let Some(exit) = state.exit {
+        return Ok(exit);
+    }
     if let (true, Some(task)) = (state.same_boot, state.shim.and_then(|s| s.task)) {
         system::kill_leftovers(task);
     }
-    Ok(())
+    let errors = dir.shim_errors();
+    tracing::warn!(dir = %dir.path().display(), "the shim of this attempt did not say how it ended {errors}");
+    let exit = ExitRecord::now(Exit::Unknown);
+    if dir.path().exists() {
+        // For those who follow the log.
+        dir.write_exit(&exit)?;
+    }
+    Ok(exit)
 }
 
 fn unsupported(message: String) -> AttemptOutcome {
@@ -247,6 +261,8 @@ pub struct Prepared {
     dir: AttemptDir,
     launch: LaunchRecord,
     task: TaskRecord,
+    /// What the image copied in.
+    files: Option<PathBuf>,
 }
 
 /// Runs `work`, which waits for the disk, where waiting is no harm.
@@ -268,8 +284,8 @@ pub struct Running {
 enum Keeper {
     /// The shim is our child.
     Child(Child),
-    /// The shim was another Aloft's.
-    Adopted,
+    /// The shim was another Aloft's. Hears when it lets go of its lock, once somebody waits for that.
+    Adopted(Option<oneshot::Receiver<()>>),
 }
 
 impl Running {
@@ -284,24 +300,16 @@ impl Running {
             Keeper::Child(child) => {
                 child.wait().await.ok();
             }
-            Keeper::Adopted => released(&self.dir).await,
+            Keeper::Adopted(released) => {
+                let receive = released.get_or_insert_with(|| watch_lock(&self.dir));
+                receive.await.ok();
+            }
         }
-        self.exit_record().unwrap_or_else(|e| {
+        let dir = self.dir.clone();
+        blocking(move || exit_record(&dir)).await.unwrap_or_else(|e| {
             tracing::warn!(dir = %self.dir.path().display(), "how this attempt ended cannot be read: {e}");
-            unknown()
+            ExitRecord::now(Exit::Unknown)
         })
-    }
-
-    /// What the shim said, or what there is to say if it was killed.
-    fn exit_record(&self) -> io::Result<ExitRecord> {
-        if let Some(exit) = self.dir.read_exit()? {
-            return Ok(exit);
-        }
-        kill_leftovers(&self.dir)?;
-        let exit = unknown();
-        // For those who follow the log.
-        self.dir.write_exit(&exit)?;
-        Ok(exit)
     }
 
     /// Stops the attempt: gracefully, then firmly. Returns when nothing of it lives.
@@ -331,14 +339,10 @@ impl Running {
     }
 }
 
-fn unknown() -> ExitRecord {
-    ExitRecord { how: Exit::Unknown, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
-}
-
-/// Waits until no shim holds `dir`. A thread waits for the lock, so nothing has to be asked again and again; attempts are
-/// adopted only at a start, so there are never many.
-async fn released(dir: &AttemptDir) {
-    let (send, receive) = tokio::sync::oneshot::channel();
+/// Tells when no shim holds `dir` any more. A thread waits for the lock, so nothing has to be asked again and again;
+/// attempts are adopted only at a start, so there are never many.
+fn watch_lock(dir: &AttemptDir) -> oneshot::Receiver<()> {
+    let (send, receive) = oneshot::channel();
     let lock = dir.lock_file();
     let wait = move || {
         if let Ok(lock) = lock {
@@ -346,14 +350,9 @@ async fn released(dir: &AttemptDir) {
         }
         send.send(()).ok();
     };
-    match std::thread::Builder::new().name("adopted".to_owned()).stack_size(128 * 1024).spawn(wait) {
-        Ok(_) => receive.await.unwrap_or(()),
-        Err(_) => {
-            while dir.try_lock().is_ok_and(|free| free.is_none()) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+    // If there can be no thread, the receiver hears at once that there is no sender, and the files decide.
+    std::thread::Builder::new().name("adopted".to_owned()).stack_size(128 * 1024).spawn(wait).ok();
+    receive
 }
 
 /// What to do with an attempt that the control plane says this worker holds, after a restart.

@@ -18,22 +18,17 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use nix::{
     sys::{
         signal::Signal,
         socket::{ControlMessage, MsgFlags, sendmsg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
-    unistd::{Pid, dup2_stdout, getppid, setsid},
+    unistd::{Pid, dup2_stdout, setsid},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::unix::{
-        OwnedReadHalf, OwnedWriteHalf,
-        pipe::Receiver,
-    },
+    net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe::Receiver},
     signal::unix::{Signal as SignalStream, SignalKind, signal},
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -42,18 +37,22 @@ use super::{
     dir::{self, Exit, ExitRecord, ProcessId, ShimRecord, TaskRecord},
     system,
 };
-use crate::logs::LogWriter;
+use crate::{clock, logs::LogWriter};
 
-/// How long a zygote has to answer before the task is started cold. A fork takes milliseconds; a machine under heavy load
-/// may need a second for it.
-const ZYGOTE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a zygote has to answer before the task is started cold. A fork takes milliseconds, but a machine under heavy
+/// load may need seconds for it, and would need more for a cold start.
+const ZYGOTE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why a task was started cold, if it was for that.
+pub(super) const NO_ANSWER: &str = "the zygote did not answer";
 
 /// How long output is still read after the task's process group is dead: what is in the pipe is there at once, and only a
 /// process that left the session can keep it open.
 const DRAIN: Duration = Duration::from_millis(250);
 
-/// How long a line may stay unfinished before a follower is shown what there is of it.
-const PARTIAL: Duration = Duration::from_millis(300);
+/// How long a line may stay unfinished before a follower is shown what there is of it. Not extended by more output: a
+/// progress bar redraws its line for minutes without ever ending it.
+const PARTIAL: Duration = Duration::from_millis(400);
 
 /// How often a task whose zygote has died is looked at: nobody is told of its end.
 const LOOK: Duration = Duration::from_millis(100);
@@ -61,7 +60,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The first word of the second stage's arguments.
 const EXEC: &str = "--exec";
 
-/// Runs the shim with the arguments after the subcommand, and returns its exit code.
+/// Runs the shim with the arguments after the subcommand, and returns its exit code. Must be called before this process
+/// opens anything: it closes what it finds open.
 ///
 /// `aloft shim DIR` is the shim of the attempt in DIR. `aloft shim --exec PARENT DIR PROGRAM ARGS...` is its own second
 /// stage, which becomes a task that is started cold.
@@ -73,6 +73,7 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> i32 {
         return become_task(&parent.to_string_lossy(), Path::new(&dir), &program, args);
     }
     let dir = PathBuf::from(first);
+    close_inherited();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return give_up(&dir, &format!("the shim cannot start: {e}")),
@@ -92,11 +93,12 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
         // A task must not live on unseen: if the machine kills the shim, the kernel kills the task.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).ok();
         // It may have died before that was said.
-        if getppid().to_string() != parent {
+        if nix::unistd::getppid().to_string() != parent {
             return 1;
         }
     }
-    let _ = (parent, getppid());
+    #[cfg(not(target_os = "linux"))]
+    let _ = parent;
     system::volunteer_for_oom();
     let error: Result<Infallible, io::Error> = Err(Command::new(program).args(args).exec());
     let Err(error) = error;
@@ -105,11 +107,19 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
     127
 }
 
+/// Closes what Aloft was started with and handed down unknowingly: a pipe held open for days would keep whoever reads it
+/// waiting, and a task could write into it.
+fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/dev/fd") else { return };
+    let open: Vec<i32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        nix::unistd::close(fd).ok();
+    }
+}
+
 /// The shim itself failed, for instance because the disk is full: the task does not run, or is about to be killed.
 fn give_up(dir: &Path, why: &str) -> i32 {
-    let now = Timestamp::now().as_microsecond();
-    let how = Exit::NotStarted(why.to_owned());
-    dir::write_json(&dir.join("exit.json"), &ExitRecord { how, started_us: 0, ended_us: now, oom: false }).ok();
+    dir::write_json_durably(&dir.join("exit.json"), &ExitRecord::now(Exit::NotStarted(why.to_owned()))).ok();
     1
 }
 
@@ -139,12 +149,13 @@ impl Shim {
         setsid().ok();
         let record = dir::read_task(dir)?;
         let mut log = LogWriter::append(&dir.join("log"))?;
-        let now = Timestamp::now();
+        let now = clock::now();
         for note in &record.notes {
             log.note(note, now);
         }
         let started_us = now.as_microsecond();
-        let mut shim = Self { dir: dir.to_owned(), record, log, started_us, oom_kills: system::oom_kills(), cold: None };
+        let mut shim =
+            Self { dir: dir.to_owned(), record, log, started_us, oom_kills: system::oom_kills(), cold: None };
         // Before anybody can be told to ask us to stop.
         let stop = signal(SignalKind::terminate())?;
         let (output, input) = io::pipe()?;
@@ -167,7 +178,7 @@ impl Shim {
                 // Whatever is odd about the zygote, the task can be started without it: as long as it has not been told
                 // to go, no forked process runs anything, and it ends when the connection is closed.
                 Ok(Err(why)) => self.cold = Some(why.to_string()),
-                Err(_) => self.cold = Some("the zygote did not answer".to_owned()),
+                Err(_) => self.cold = Some(NO_ANSWER.to_owned()),
             }
         }
         self.write_processes(None, false)?;
@@ -252,20 +263,25 @@ impl Shim {
         let mut chunk = vec![0; 64 * 1024];
         let mut open = true;
         let mut kill_at: Option<Instant> = None;
+        let mut show_at: Option<Instant> = None;
         let mut stopped = false;
         let how = loop {
+            show_at = self.log.has_partial().then(|| show_at.unwrap_or_else(|| Instant::now() + PARTIAL));
             tokio::select! {
                 read = output.read(&mut chunk), if open => match read {
-                    Ok(n @ 1..) => self.log.push(&chunk[..n], Timestamp::now()),
+                    Ok(n @ 1..) => self.log.push(&chunk[..n], clock::now()),
                     Ok(0) | Err(_) => open = false,
                 },
-                () = sleep(PARTIAL), if open && self.log.has_partial() => self.log.flush_partial(Timestamp::now()),
+                () = reached(show_at) => {
+                    show_at = None;
+                    self.log.flush_partial(clock::now());
+                }
                 _ = stop.recv(), if !stopped => {
                     stopped = true;
                     task.signal_group(Signal::SIGTERM);
                     kill_at = Some(Instant::now() + grace);
                 }
-                () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+                () = reached(kill_at) => {
                     kill_at = None;
                     task.signal_group(Signal::SIGKILL);
                 }
@@ -277,7 +293,7 @@ impl Shim {
         let drain = async {
             while open {
                 match output.read(&mut chunk).await {
-                    Ok(n @ 1..) => self.log.push(&chunk[..n], Timestamp::now()),
+                    Ok(n @ 1..) => self.log.push(&chunk[..n], clock::now()),
                     Ok(0) | Err(_) => open = false,
                 }
             }
@@ -291,11 +307,19 @@ impl Shim {
 
     /// Says how the task ended: the last act.
     fn end(self, how: Exit) -> io::Result<()> {
-        let now = Timestamp::now();
+        let now = clock::now();
         self.log.finish(now);
         let oom = matches!(how, Exit::Signal(9) | Exit::Code(137)) && system::oom_kills() > self.oom_kills;
         let record = ExitRecord { how, started_us: self.started_us, ended_us: now.as_microsecond(), oom };
-        dir::write_json(&self.dir.join("exit.json"), &record)
+        dir::write_json_durably(&self.dir.join("exit.json"), &record)
+    }
+}
+
+/// Waits until `at`; for ever if there is no such time.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -310,18 +334,12 @@ impl Task {
     /// Waits for the end of the task, which stays uncollected. May be dropped and called again.
     async fn ended(&mut self) -> Exit {
         match self {
-            Self::Cold(child, ended) => {
-                let pid = Pid::from_raw(child.id().cast_signed());
-                loop {
-                    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-                    match waitid(Id::Pid(pid), look) {
-                        Ok(WaitStatus::Exited(_, code)) => return Exit::Code(code),
-                        Ok(WaitStatus::Signaled(_, signal, _)) => return Exit::Signal(signal as i32),
-                        Ok(_) => ended.recv().await,
-                        Err(_) => return Exit::Unknown,
-                    };
+            Self::Cold(child, ended) => loop {
+                if let Some(how) = look_at(child) {
+                    return how;
                 }
-            }
+                ended.recv().await;
+            },
             Self::Warm { id, answers, .. } => match Answer::read(answers).await {
                 Ok(Answer::Exit(code)) => Exit::Code(code),
                 Ok(Answer::Signal(signal)) => Exit::Signal(signal),
@@ -355,6 +373,32 @@ impl Task {
         if let Self::Cold(child, _) = self {
             child.wait().ok();
         }
+    }
+}
+
+/// How our child ended, if it has. It stays uncollected, so that its number is not given to another process.
+#[cfg(target_os = "linux")]
+fn look_at(child: &mut Child) -> Option<Exit> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(Pid::from_raw(child.id().cast_signed())), flags) {
+        Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
+        Ok(_) => None,
+        Err(_) => Some(Exit::Unknown),
+    }
+}
+
+/// How our child ended, if it has.
+#[cfg(not(target_os = "linux"))]
+fn look_at(child: &mut Child) -> Option<Exit> {
+    use std::os::unix::process::ExitStatusExt;
+
+    match child.try_wait() {
+        Ok(Some(status)) => Some(status.code().map_or(Exit::Signal(status.signal().unwrap_or(0)), Exit::Code)),
+        Ok(None) => None,
+        Err(_) => Some(Exit::Unknown),
     }
 }
 

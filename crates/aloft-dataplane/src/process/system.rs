@@ -1,6 +1,9 @@
 //! What the system says about processes, and how they are stopped.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    time::{Duration, Instant},
+};
 
 use nix::{
     errno::Errno,
@@ -51,31 +54,41 @@ pub(super) fn signal_group(leader: i32, signal: Signal) {
     kill(Pid::from_raw(leader), signal).ok();
 }
 
-/// Kills what is left of a task whose shim is gone: its leader's group, and every process of its session.
+/// How long killed processes are waited for. Only one that hangs in the kernel takes so long.
+const DEATH: Duration = Duration::from_secs(5);
+
+/// Kills what is left of a task whose shim is gone (its leader, its process group and every process of its session), and
+/// waits until it is dead.
 ///
 /// A session's number is not given to a new process while the session has members, so members found under it are the
 /// task's own, provided the machine has not been restarted and the leader's number was not used again.
 pub(super) fn kill_leftovers(task: ProcessId) {
-    debug_assert!(task.pid > 1, "would signal more than one task");
-    if start_time(task.pid).is_some_and(|started| started != task.started) {
-        return;
+    assert!(task.pid > 1, "would signal more than one task");
+    let deadline = Instant::now() + DEATH;
+    loop {
+        if start_time(task.pid).is_some_and(|started| started != task.started) {
+            return;
+        }
+        if task.is_alive() {
+            signal_group(task.pid, Signal::SIGKILL);
+        }
+        let group_is_gone = killpg(Pid::from_raw(task.pid), Signal::SIGKILL).is_err();
+        if (kill_session(task.pid) == 0 && group_is_gone) || Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    if task.is_alive() {
-        signal_group(task.pid, Signal::SIGKILL);
-    }
-    killpg(Pid::from_raw(task.pid), Signal::SIGKILL).ok();
-    kill_session(task.pid);
 }
 
-/// Kills every process of the session that `leader` made. Does nothing on systems without /proc.
-pub(super) fn kill_session(leader: i32) {
-    let Ok(entries) = fs::read_dir("/proc") else { return };
-    let members = entries
+/// Kills every process of the session that `leader` made, and says how many there were. Finds none on systems without
+/// /proc.
+pub(super) fn kill_session(leader: i32) -> usize {
+    let Ok(entries) = fs::read_dir("/proc") else { return 0 };
+    entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| session(*pid) == Some(leader));
-    for pid in members {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-    }
+        .filter(|pid| session(*pid) == Some(leader))
+        .filter(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok())
+        .count()
 }
 
 fn session(pid: i32) -> Option<i32> {

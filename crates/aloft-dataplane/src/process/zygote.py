@@ -11,6 +11,7 @@ After its "G" the task runs, and when it has ended {"exit"} or {"signal"} follow
 the shim closes its connection, so that its number stays its own while the shim may still signal it. A shim that goes away
 takes its task with it.
 
+On stdout it says "ready" and the directory of the installed packages, or "refused" and why.
 stdin is Aloft's end of a pipe: when it closes, no new tasks are taken, and the zygote ends with its last task.
 """
 
@@ -37,14 +38,25 @@ PUT_RIGHT = {"LOG_LEVEL", "USER_LOG_LEVEL", "TMPDIR", "TEMP", "TMP"}
 
 # What a task imports on its way to user code. What is not there (another version of the SDK) is left out.
 MODULES = """
-flyte flyte._bin.runtime flyte._utils flyte.errors flyte.storage flyte.storage._storage flyte._initialize
+flyte flyte._bin.runtime flyte._utils flyte._utils.asyncify flyte.errors flyte.git flyte._initialize
+flyte.storage flyte.storage._storage flyte.io flyte.report flyte.remote flyte.types flyte.extend
 flyte._internal.controllers flyte._internal.controllers.remote flyte._internal.controllers.remote._controller
 flyte._internal.controllers.remote._core flyte._internal.controllers.remote._informer
-flyte._internal.image_cache flyte._internal.runtime.entrypoints flyte._internal.runtime.taskrunner
-flyte._internal.runtime.convert flyte._internal.runtime.io flyte._internal.runtime.task_serde
-flyte._internal.resolvers.default flyte._code_bundle flyte._code_bundle.bundle flyte.remote flyte.io flyte.report
-flyte.types flyte.extend fsspec.implementations.local obstore obstore.store obstore.fsspec
-html.parser faulthandler tarfile fcntl
+flyte._internal.controllers.remote._client flyte._internal.controllers.remote._service_protocol
+flyte._internal.image_cache flyte._internal.resolvers.default flyte._code_bundle flyte._code_bundle.bundle
+flyte._internal.runtime.entrypoints flyte._internal.runtime.taskrunner flyte._internal.runtime.convert
+flyte._internal.runtime.io flyte._internal.runtime.task_serde flyte._internal.runtime.types_serde
+flyte._internal.runtime.resources_serde flyte._internal.runtime.reuse
+flyte.remote._client.controlplane flyte.remote._client.auth._session flyte.remote._client.auth._keyring
+flyte.remote._client.auth._interceptors.default_metadata flyte.remote._client.auth._interceptors.retry
+flyte.remote._client.auth._authenticators.factory flyte.remote._client.auth._authenticators.external_command
+flyteidl2.actions.actions_service_connect flyteidl2.workflow.queue_service_connect
+flyteidl2.workflow.state_service_connect
+obstore obstore.store obstore.fsspec fsspec.implementations.local pyqwest._glue
+httpx httpcore httpcore._async httpcore._sync httpcore._backends.auto httpcore._backends.anyio h11 anyio certifi
+opentelemetry.trace opentelemetry.propagate opentelemetry.metrics opentelemetry.baggage
+docstring_parser flyte._docstring flyte.storage._parallel_reader aiofiles.os
+html.parser faulthandler tarfile fcntl importlib.readers importlib.resources.readers asyncio.subprocess
 """.split()
 
 
@@ -99,7 +111,7 @@ class Zygote:
         # A thread does not survive a fork, so none is started here; each task starts them anew.
         threads = []
         start = threading.Thread.start
-        threading.Thread.start = threads.append
+        threading.Thread.start = lambda thread: threads.append(thread)
         os.environ.__class__ = Watched
         try:
             for name in MODULES:
@@ -108,6 +120,7 @@ class Zygote:
                 except ImportError:
                     if name == "flyte._bin.runtime":
                         raise
+            self.prepare()
         finally:
             os.environ.__class__ = os._Environ
             threading.Thread.start = start
@@ -123,6 +136,38 @@ class Zygote:
 
         self.can_set_levels = hasattr(_logging, "_create_flyte_logger") and hasattr(_logging, "_create_user_logger")
         self.env = dict(os.environ)
+
+    def prepare(self):
+        """What every task computes on its way to user code, with the same result in each."""
+        try:
+            from flyte.remote._client.auth import _session
+
+            _session._supports_system_certs()
+        except (ImportError, AttributeError):
+            pass  # another version of the SDK
+        try:
+            import docstring_parser
+
+            # Its parsers compile their expressions when they are first used, which every task with a docstring does.
+            docstring_parser.parse("What it does.")
+        except Exception:
+            pass
+        try:
+            from httpx._transports import default as transport
+
+            create = transport.create_ssl_context
+            # Reading the certificates of all authorities takes 20 ms, and the SDK makes two such clients before user code
+            # runs. Each is handed out once, so no two clients share one.
+            ready = [create(verify=True, cert=None, trust_env=True) for _ in range(3)]
+        except Exception:
+            return
+
+        def take(*args, **kwargs):
+            if ready and not args and kwargs == {"verify": True, "cert": None, "trust_env": True}:
+                return ready.pop()
+            return create(*args, **kwargs)
+
+        transport.create_ssl_context = take
 
     def serve(self):
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -144,7 +189,9 @@ class Zygote:
         gc.collect()
         gc.freeze()
         gc.disable()
-        os.write(1, b"ready\n")
+        import sysconfig
+
+        os.write(1, f"ready {sysconfig.get_paths()['purelib']}\n".encode())
         os.dup2(2, 1)
         self.open = True
         while self.open or self.tasks or self.orphans:
@@ -306,6 +353,8 @@ class Zygote:
         for other in self.tasks.values():
             if other is not task:
                 other.connection.close()
+                for fd in other.fds:
+                    os.close(fd)
             if other.go is not None:
                 os.close(other.go)
         for wanted, fd in enumerate(fds):
@@ -405,6 +454,8 @@ def finish(run):
 
 
 def start():
+    # What Aloft was started with and handed down unknowingly.
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     zygote = Zygote(sys.argv[1], sys.argv[2])
     try:
         zygote.preload()

@@ -8,7 +8,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -28,8 +28,9 @@ const PROGRAM: &str = include_str!("zygote.py");
 /// How many environments are kept warm. Each costs about 70 MiB; the one that was not used for longest makes room.
 const MAX_ZYGOTES: usize = 4;
 
-/// How long a task waits for a zygote that is starting. Importing the SDK takes about as long as starting cold would.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a task waits for a zygote that is starting. Importing the SDK takes about as long as starting cold would, on a
+/// busy machine too; only a zygote that hangs takes so long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// After a zygote that could not start, how long its environment is served cold before another is tried.
 const REST: Duration = Duration::from_secs(60);
@@ -51,11 +52,37 @@ struct Zygote {
 #[derive(Clone, Debug)]
 enum State {
     Starting,
-    Ready(PathBuf),
+    /// It takes tasks.
+    Ready(Ready),
     /// It has ended.
     Ended,
     /// It could not start.
     Failed(Instant),
+}
+
+#[derive(Clone, Debug)]
+struct Ready {
+    /// Where to ask it.
+    socket: PathBuf,
+    /// The directory of the environment's packages, and when something was last installed there. A zygote has what was
+    /// there at its start.
+    packages: PathBuf,
+    installed: Option<SystemTime>,
+}
+
+impl Ready {
+    fn new(socket: PathBuf, packages: &str) -> Self {
+        let packages = PathBuf::from(packages.trim());
+        Self { socket, installed: modified(&packages), packages }
+    }
+
+    fn is_stale(&self) -> bool {
+        modified(&self.packages) != self.installed
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
 }
 
 impl Zygotes {
@@ -84,9 +111,10 @@ impl Zygotes {
             zygote.used = now;
             let state = zygote.state.borrow().clone();
             match state {
-                State::Starting | State::Ready(_) => return zygote.state.clone(),
+                State::Starting => return zygote.state.clone(),
+                State::Ready(ready) if !ready.is_stale() => return zygote.state.clone(),
                 State::Failed(at) if now.duration_since(at) < REST => return zygote.state.clone(),
-                State::Failed(_) | State::Ended => {}
+                State::Ready(_) | State::Failed(_) | State::Ended => {}
             }
         }
         living.remove(&env.id);
@@ -101,12 +129,19 @@ impl Zygotes {
         state
     }
 
+    /// Gives up the zygote at `socket`, which did not answer. The next task of its environment gets another.
+    pub(super) fn distrust(&self, socket: &Path) {
+        self.living
+            .lock()
+            .retain(|_, zygote| !matches!(&*zygote.state.borrow(), State::Ready(r) if r.socket == socket));
+    }
+
     /// Where to ask for a process in `env`; `None` if it has to be started cold.
     pub(super) async fn socket(&self, env: &PyEnv) -> Option<PathBuf> {
         let mut state = self.of(env);
         let settled = timeout(PATIENCE, state.wait_for(|s| !matches!(s, State::Starting))).await.ok()?.ok()?;
         match &*settled {
-            State::Ready(socket) => Some(socket.clone()),
+            State::Ready(ready) => Some(ready.socket.clone()),
             _ => None,
         }
     }
@@ -155,16 +190,17 @@ async fn attend(mut child: Child, socket: PathBuf, name: String, state: watch::S
     if let Some(out) = child.stdout.take() {
         BufReader::new(out).read_line(&mut said).await.ok();
     }
-    if said.trim() != "ready" {
-        let why = if said.trim().is_empty() { last_line(&socket.with_extension("log")) } else { said.trim().to_owned() };
+    let Some(packages) = said.strip_prefix("ready ") else {
+        let why =
+            if said.trim().is_empty() { last_line(&socket.with_extension("log")) } else { said.trim().to_owned() };
         tracing::warn!(env = name, "tasks of this environment start cold: its zygote did not start: {why}");
         child.start_kill().ok();
         child.wait().await.ok();
         state.send_replace(State::Failed(Instant::now()));
         return;
-    }
+    };
     tracing::debug!(env = name, pid = child.id(), "zygote ready");
-    state.send_replace(State::Ready(socket));
+    state.send_replace(State::Ready(Ready::new(socket, packages)));
     let status = child.wait().await;
     tracing::debug!(env = name, "zygote ended: {status:?}");
     state.send_replace(State::Ended);
@@ -207,18 +243,19 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn odd_tasks_start_cold() {
-        let cases: [(&str, &[(&str, &str)], bool); 7] = [
-            ("/e/bin/a0", &[("A", "b"), ("_F_E_VS", "")], false),
-            ("/e/bin/clustered", &[], true),
-            ("/e/bin/a0", &[("_F_EXEC_WRAPPER", "nsys")], true),
-            ("/e/bin/a0", &[("_F_E_VS", "1")], true),
-            ("/e/bin/a0", &[("_F_E_SSH", "true")], true),
-            ("/e/bin/a0", &[("LD_PRELOAD", "/x.so")], true),
-            ("/e/bin/a0", &[("_F_USE_RUST_CONTROLLER", "1")], true),
+        let cases = [
+            ("/e/bin/a0", "A", "b", false),
+            ("/e/bin/a0", "_F_E_VS", "", false),
+            ("/e/bin/clustered", "A", "b", true),
+            ("/e/bin/a0", "_F_EXEC_WRAPPER", "nsys", true),
+            ("/e/bin/a0", "_F_E_VS", "1", true),
+            ("/e/bin/a0", "_F_E_SSH", "true", true),
+            ("/e/bin/a0", "LD_PRELOAD", "/x.so", true),
+            ("/e/bin/a0", "_F_USE_RUST_CONTROLLER", "1", true),
         ];
-        for (program, env, cold) in cases {
-            let env: Vec<_> = env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-            assert_eq!(cold_reason(Path::new(program), &env).is_some(), cold, "{program} {env:?}");
+        for (program, name, value, cold) in cases {
+            let env = [(name.to_owned(), value.to_owned())];
+            assert_eq!(cold_reason(Path::new(program), &env).is_some(), cold, "{program} {name}={value}");
         }
     }
 }

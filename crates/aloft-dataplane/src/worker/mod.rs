@@ -46,7 +46,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const SAY_WAITING: Duration = Duration::from_millis(250);
 
 /// How often waiting attempts are looked at for that.
-const TICK: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_millis(100);
 
 /// Without a start or an end for this long, the worker does not rely on what it has ([`admission::lease_room`]).
 const STALLED: Duration = Duration::from_secs(1);
@@ -302,7 +302,9 @@ impl Loop {
         let free: Vec<AttemptId> = self
             .attempts_of(id)
             .filter(|(_, entry)| entry.item.state == State::Held)
-            .filter(|(other, _)| self.attempts_of(other).all(|(_, before)| before.dead || before.item.state == State::Held))
+            .filter(|(other, _)| {
+                self.attempts_of(other).all(|(_, before)| before.dead || before.item.state == State::Held)
+            })
             .map(|(other, _)| other.clone())
             .collect();
         for id in free {

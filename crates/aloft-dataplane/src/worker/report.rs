@@ -10,6 +10,10 @@ use tokio_util::sync::CancellationToken;
 /// First and longest pause before a report is sent again. A control plane that restarts is back within a second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// How long the news that an attempt is being started is held back. A warm task runs within it, which makes that news
+/// superfluous, and every report is a commit.
+const HOLD: Duration = Duration::from_millis(50);
+
 /// Sends what is reported on one attempt. Cheap to clone; sending never waits.
 #[derive(Clone)]
 pub(super) struct Reporter(mpsc::UnboundedSender<Message>);
@@ -66,8 +70,10 @@ async fn deliver(
         match message {
             Message::Progress(progress) => {
                 // Where it is now makes where it was before superfluous, except that it ran.
-                next = messages.try_recv().ok();
-                if matches!(next, Some(Message::Progress(_))) && progress != Progress::Running {
+                if progress == Progress::Initializing {
+                    next = tokio::time::timeout(HOLD, messages.recv()).await.ok().flatten();
+                }
+                if let Some(Message::Progress(_)) = next {
                     continue;
                 }
                 if !send(&*control, &lease, progress, &over, &stop).await {

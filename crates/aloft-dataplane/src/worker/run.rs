@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Parts, report::Reporter};
 use crate::{
+    clock,
     logs::LogSink,
-    process::{AttemptDir, Exit, ExitRecord, LaunchRecord, Recovery, Results, Running, blocking, judge},
+    process::{AttemptDir, Exit, ExitRecord, LaunchRecord, Recovery, Results, Running, blocking, exit_record, judge},
     seam::NativeTask,
 };
 
@@ -130,9 +131,9 @@ impl Attempt {
                 dir.begin(&LaunchRecord::new(&lease.id, lease.token))?;
                 let mut log = crate::logs::LogWriter::append(&dir.log())?;
                 for line in lines {
-                    log.note(&line, jiff::Timestamp::now());
+                    log.note(&line, clock::now());
                 }
-                dir.write_exit(&ended(Exit::NotStarted("refused".to_owned())))
+                dir.write_exit(&ExitRecord::now(Exit::NotStarted("refused".to_owned())))
             };
             if let Err(e) = blocking(write).await {
                 tracing::warn!(attempt = %self.leased.lease.id, "its log cannot be written: {e}");
@@ -156,11 +157,11 @@ impl Attempt {
         };
         let version = template.metadata.runtime.version.clone();
         let prepare = async {
-            let env = self.parts.environments.resolve(&container.image, &version).await.map_err(|error| {
-                match error.kind {
-                    ErrorKind::System => AttemptOutcome::Lost(error),
-                    _ => AttemptOutcome::Failed(error, OutputRefs::default()),
-                }
+            let env = self.parts.environments.resolve(&container.image, &version).await.map_err(|error| match error
+                .kind
+            {
+                ErrorKind::System => AttemptOutcome::Lost(error),
+                _ => AttemptOutcome::Failed(error, OutputRefs::default()),
             })?;
             self.parts.executor.prepare(&self.leased, template, container, &env, self.notes.clone()).await
         };
@@ -193,21 +194,10 @@ impl Attempt {
 
     /// Judges an attempt whose shim is gone.
     async fn judge_remains(&self) -> End {
-        let (executor, id, dir) = (self.parts.executor.clone(), self.leased.lease.id.clone(), self.dir());
-        let look = move || {
-            if let Some(exit) = dir.read_exit()? {
-                return Ok(exit);
-            }
-            executor.kill_leftovers(&id)?;
-            let exit = ended(Exit::Unknown);
-            if dir.path().exists() {
-                dir.write_exit(&exit)?;
-            }
-            Ok(exit)
-        };
-        let exit = blocking(look).await.unwrap_or_else(|e| {
+        let dir = self.dir();
+        let exit = blocking(move || exit_record(&dir)).await.unwrap_or_else(|e| {
             tracing::warn!(attempt = %self.leased.lease.id, "how this attempt ended cannot be read: {e}");
-            ended(Exit::Unknown)
+            ExitRecord::now(Exit::Unknown)
         });
         self.judge(&exit).await
     }
@@ -267,7 +257,7 @@ impl Attempt {
         };
         log.flush();
         let dir = self.dir();
-        blocking(move || dir.write_exit(&ended(Exit::Code(0)))).await.ok();
+        blocking(move || dir.write_exit(&ExitRecord::now(Exit::Code(0)))).await.ok();
         end
     }
 
@@ -280,10 +270,6 @@ impl Attempt {
             done = work => Ok(done),
         }
     }
-}
-
-fn ended(how: Exit) -> ExitRecord {
-    ExitRecord { how, started_us: 0, ended_us: jiff::Timestamp::now().as_microsecond(), oom: false }
 }
 
 fn malformed(why: &str) -> AttemptOutcome {

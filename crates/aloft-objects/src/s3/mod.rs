@@ -12,6 +12,7 @@
 mod body;
 mod caller;
 mod condition;
+mod drain;
 mod error;
 mod gate;
 mod ops;
@@ -77,9 +78,16 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let answer = tower::Service::call(&mut self.service, request);
+        let (parts, body) = request.into_parts();
+        let body = drain::Drained::new(body);
+        let rest = body.clone();
+        let answer = tower::Service::call(&mut self.service, http::Request::from_parts(parts, body));
         Box::pin(async move {
-            let mut response = answer.await.unwrap_or_else(|error| {
+            let answer = answer.await;
+            if answer.as_ref().is_ok_and(|response| !response.status().is_success()) {
+                rest.drain().await;
+            }
+            let mut response = answer.unwrap_or_else(|error| {
                 tracing::error!(?error, "could not write an S3 response");
                 let mut response = http::Response::new(Body::empty());
                 *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
