@@ -85,24 +85,20 @@ async fn explain(State(rpcs): State<Arc<Rpcs>>, request: Request, next: Next) ->
             &HeaderMap::new(),
         );
     }
-    let headers = request.headers().clone();
-    if let Some(error) = too_large(&headers) {
-        return refusal(error, &headers);
-    }
-    // Answered by `connectrpc` first, whatever becomes of it: it reads the body to its bound, and a client that is
-    // still sending when it is refused may never see the refusal.
-    let answer = next.run(request).await;
-    if rpcs.planned.contains(&name) {
-        return refusal(
-            ConnectError::new(ErrorCode::Unimplemented, format!("{name} is not built yet in Aloft")),
-            &headers,
-        );
+    if let Some(error) = too_large(request.headers()) {
+        return refusal(error, request.headers());
     }
     if !rpcs.served.contains(&name) {
-        let name = path.strip_prefix("/").unwrap_or_default();
-        let error = ConnectError::new(ErrorCode::Unimplemented, format!("there is no RPC {name}"));
-        return refusal(error.with_http_status(StatusCode::NOT_FOUND), &headers);
+        let headers = request.headers().clone();
+        // `connectrpc` reads the body to its bound: a client that is still sending when it is refused may never see why.
+        next.run(request).await;
+        let (message, status) = match rpcs.planned.contains(&name) {
+            true => (format!("{name} is not built yet in Aloft"), StatusCode::NOT_IMPLEMENTED),
+            false => (format!("there is no RPC {}", path.strip_prefix('/').unwrap_or_default()), StatusCode::NOT_FOUND),
+        };
+        return refusal(ConnectError::new(ErrorCode::Unimplemented, message).with_http_status(status), &headers);
     }
+    let answer = next.run(request).await;
     let message = match answer.status() {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             "the content type is not one of an RPC: use application/json, \
