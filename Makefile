@@ -24,6 +24,7 @@ test-rust: tools
 
 test-e2e: PROFILE = dev
 test-e2e: build venv
+	@tools/bootstrap.sh test
 	ALOFT_BIN=$(CARGO_TARGET_DIR)/debug/aloft $(VENV)/bin/python -m pytest -n 2 tests/e2e
 
 crash: PROFILE = dev

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure of the tools that the build and the tests need. Quick when everything is there.
+# Makes sure of the tools that the build needs, and with `test` of those that the tests need besides. Quick when
+# everything is there.
 set -euo pipefail
 
 need() { command -v "$1" >/dev/null 2>&1; }
@@ -10,7 +11,7 @@ if ! need tar || ! need cc; then
     apt-get update -qq && apt-get install -y -qq tar gcc >/dev/null
 fi
 # The page is tested in a browser; without one, those tests are skipped.
-if ! need chromium && need apt-get; then
+if [ "${1:-}" = test ] && ! need chromium && need apt-get; then
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 ||
         echo "chromium could not be installed: the tests of the page will be skipped" >&2
 fi
