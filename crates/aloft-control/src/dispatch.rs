@@ -153,7 +153,14 @@ impl Control {
         let mut described = Vec::with_capacity(held.len());
         for (run, state) in held {
             if !runs.contains_key(&run) {
-                runs.insert(run.clone(), self.run_with_spec(&run).await?);
+                match self.run_with_spec(&run).await {
+                    Ok(found) => drop(runs.insert(run.clone(), found)),
+                    // One run that cannot be read must not stop the others.
+                    Err(error) => {
+                        tracing::error!(%error, run = %run, "an action of this run cannot be handed out");
+                        continue;
+                    }
+                }
             }
             let (Some((record, spec)), Some(task)) = (runs.get(&run), state.task()) else { continue };
             let digest = &task.task.digest;

@@ -52,6 +52,8 @@ fn overridden<T>(result: Result<T, SubmitError>, failure: Option<&StoreError>) -
 struct Touched {
     runs: HashMap<RunKey, u64>,
     pos: Option<u64>,
+    /// Whether a submission has begun to write and not finished.
+    half_written: bool,
 }
 
 /// Runs until every sender is gone.
@@ -115,8 +117,13 @@ fn carry_out(
                     Some(tx) => submit(tx, &submission, touched, now),
                     None => Ok(Reply::Unchanged),
                 };
-                if let Err(SubmitError::Store(error)) = &result {
-                    failure = Some(error.clone());
+                match &result {
+                    // One run that cannot be read must not stop the others; nothing was written for it yet.
+                    Err(SubmitError::Store(error @ StoreError::Corrupt(_))) if !touched.half_written => {
+                        tracing::error!(%error, run = %submission.run, "a run is damaged");
+                    }
+                    Err(SubmitError::Store(error)) => failure = Some(error.clone()),
+                    Ok(_) | Err(SubmitError::Refused(_)) => {}
                 }
                 answers.push(Answer::Submit(done, result));
             }
@@ -164,6 +171,7 @@ fn submit(
     if decision.events.is_empty() {
         return Ok(decision.reply);
     }
+    touched.half_written = true;
     for blob in blobs {
         tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes) VALUES (?1, ?2)")
             .and_then(|mut s| s.execute(params![blob.digest, blob.bytes.as_ref()]))
@@ -186,6 +194,7 @@ fn submit(
         .and_then(|mut s| s.execute(params![run_id, seq as i64]))
         .map_err(error::from_sqlite)?;
     touched.runs.insert(run.clone(), seq);
+    touched.half_written = false;
     Ok(decision.reply)
 }
 

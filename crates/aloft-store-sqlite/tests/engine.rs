@@ -128,3 +128,19 @@ async fn a_full_disk_is_said_and_nothing_is_half_written() {
     let kept = create("r1").run;
     assert!(store.snapshot(&kept, Which::All).await.unwrap().is_some(), "reads go on");
 }
+
+#[tokio::test]
+async fn a_run_that_cannot_be_read_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let store = open(&path).unwrap();
+    store.submit(create("bad")).await.unwrap();
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute("UPDATE actions SET state = x'7b'", []).unwrap();
+    drop(db);
+    // Together, so that they share a batch.
+    let (damaged, fine) = tokio::join!(store.submit(create("bad")), store.submit(create("good")));
+    assert!(damaged.unwrap_err().to_string().contains("damaged"));
+    fine.unwrap();
+    assert!(store.snapshot(&create("good").run, Which::All).await.unwrap().is_some());
+}
