@@ -48,6 +48,11 @@ fn check(field: &'static str, value: &str, max: usize) -> Result<(), BadName> {
     Ok(())
 }
 
+/// Checks a name of the length of a project's.
+pub(crate) fn check_scoped(field: &'static str, value: &str) -> Result<(), BadName> {
+    check(field, value, MAX_SCOPE)
+}
+
 /// Where a run lives: organisation, project, domain. Part of every key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Scope {

@@ -15,6 +15,7 @@ mod error;
 mod event;
 mod id;
 mod phase;
+mod queue;
 mod retry;
 mod run;
 mod time;
@@ -32,6 +33,10 @@ pub use error::{ErrorKind, Refusal, TaskError};
 pub use event::{Event, apply};
 pub use id::{ActionName, BadName, LeaseToken, RunKey, Scope, WorkerId};
 pub use phase::Phase;
+pub use queue::{
+    DEFAULT_DEPTH, DEFAULT_QUEUE, Fairness, Priority, QueueLimits, QueueSpec, QueueState, ResourceCaps,
+    check_queue_name,
+};
 pub use retry::{Backoff, MAX_SYSTEM_FAILURES};
 pub use run::{RunInfo, Subject};
 pub use time::Time;
