@@ -16,9 +16,10 @@ use crate::{
     writer::{decode_state, load_action},
 };
 
-type Result<T> = std::result::Result<T, StoreError>;
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
-fn rows<T>(
+/// Every row of a query, decoded.
+pub(crate) fn rows<T>(
     db: &Connection,
     sql: &str,
     params: &[&dyn ToSql],
@@ -33,7 +34,8 @@ fn rows<T>(
     Ok(out)
 }
 
-fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
+/// One column of a row.
+pub(crate) fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
     row.get(column).map_err(from_sqlite)
 }
 
