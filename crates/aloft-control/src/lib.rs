@@ -6,6 +6,7 @@
 
 mod dispatch;
 mod names;
+mod queues;
 mod reconcile;
 mod rpc;
 

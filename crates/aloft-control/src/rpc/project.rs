@@ -81,7 +81,8 @@ pub(super) async fn update(control: &Control, request: UpdateProjectRequest) -> 
     }
 }
 
-fn missing(id: &str) -> ConnectError {
+/// There is no such project.
+pub(super) fn missing(id: &str) -> ConnectError {
     let id = shortened(id);
     not_found(format!("project {id} does not exist; create it with `flyte create project {id} --name {id}`"))
 }
