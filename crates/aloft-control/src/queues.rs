@@ -43,7 +43,7 @@ pub(crate) enum QueueRefusal {
     Deleted(String),
     /// It is the one that always exists.
     #[error(
-        "queue {DEFAULT_QUEUE} always takes everything that names no queue, so it cannot be {0}; create another one"
+        "queue {DEFAULT_QUEUE} always takes whatever names no queue, so it cannot be {0}: create another one for that"
     )]
     Default(&'static str),
     /// It still holds something.

@@ -6,6 +6,8 @@
 //!
 //! Messages that only pass through (inputs, outputs, log lines) are the contract's own types, relayed and never looked at.
 
+pub mod quantity;
+
 use std::time::Duration;
 
 use aloft_core::{ActionName, LeaseToken, Phase, Progress, RunKey, Scope, Time, WorkerId};

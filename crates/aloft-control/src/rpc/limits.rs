@@ -125,6 +125,9 @@ pub(super) async fn list(
     request: v1::ListProjectLimitsRequest,
 ) -> Answer<v1::ListProjectLimitsResponse> {
     let org = queue::org(control, &request.org)?;
+    if !request.project.is_empty() && control.store().project(&org, &request.project).await.map_err(wire)?.is_none() {
+        return Err(project::missing(&request.project));
+    }
     let after = match request.token.as_str() {
         "" => None,
         token => {
