@@ -54,15 +54,15 @@ pub(crate) struct UpdateArgs {
     domain: Option<String>,
 
     /// Most runs whose root has started and not ended. `none` for no limit, 0 forbids.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     run_concurrency: Option<Limit>,
 
     /// Most actions that run at a time; one with unfinished children does not count. `none` for no limit, 0 forbids.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     action_concurrency: Option<Limit>,
 
     /// Most actions that wait or run: one more is refused. `none` for no limit.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     depth: Option<Limit>,
 
     #[command(flatten)]

@@ -19,15 +19,15 @@ const MAX_TRIES: usize = 5;
 #[derive(ClapArgs)]
 struct Declared {
     /// Most runs whose root has started and not ended. `none` for no limit, 0 forbids.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     run_concurrency: Option<Limit>,
 
     /// Most actions that run at a time; one with unfinished children does not count. `none` for no limit, 0 forbids.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     action_concurrency: Option<Limit>,
 
     /// Most actions that wait or run: one more is refused. `none` for 10000.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     depth: Option<Limit>,
 
     /// How much of memory, cpu or gpu the actions that run at a time may ask for together, as memory=8Gi; may be given
