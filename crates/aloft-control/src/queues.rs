@@ -114,6 +114,18 @@ pub(crate) fn create_again(there: &Queue, spec: &QueueSpec) -> Result<(), QueueR
     }
 }
 
+/// Decides whether one more queue fits beside `all`, deleted ones among them. Two that ask at the same time may pass the
+/// bound by one, which does no harm.
+///
+/// # Errors
+/// [`QueueRefusal::TooMany`].
+pub(crate) fn check_room(all: &[Queue]) -> Result<(), QueueRefusal> {
+    match all.iter().filter(|q| q.deleted_at.is_none()).count() {
+        n if n < MAX_QUEUES => Ok(()),
+        _ => Err(QueueRefusal::TooMany),
+    }
+}
+
 /// In which fields two declarations differ. An undeclared depth is the same as the one it stands for.
 fn difference(a: &QueueSpec, b: &QueueSpec) -> Option<String> {
     let depth = |spec: &QueueSpec| spec.limits.depth.unwrap_or(DEFAULT_DEPTH);
@@ -280,6 +292,15 @@ mod tests {
             assert!(refused.contains(words) && refused.contains("--state draining"), "{refused}");
             assert!(change(&bulk(), load, None, &Change::Drain, NOW).unwrap().is_some());
         }
+    }
+
+    #[test]
+    fn there_are_only_so_many() {
+        let mut all = vec![Queue { deleted_at: Some(NOW), ..bulk() }; 5];
+        all.extend(vec![bulk(); MAX_QUEUES - 1]);
+        assert_eq!(check_room(&all), Ok(()));
+        all.push(bulk());
+        assert_eq!(check_room(&all), Err(QueueRefusal::TooMany));
     }
 
     #[test]

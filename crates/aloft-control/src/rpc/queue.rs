@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Control,
-    queues::{self, Change, MAX_QUEUES, QueueRefusal},
+    queues::{self, Change, QueueRefusal},
 };
 
 /// Queues of a page when the request does not say, and most of one.
@@ -155,11 +155,7 @@ pub(super) async fn create(control: &Control, request: v1::CreateQueueRequest) -
             let queue = shown(control, &there).await?.into();
             return Ok(v1::CreateQueueResponse { queue, created: false, ..Default::default() });
         }
-        let all = control.store().queues(&org).await.map_err(wire)?;
-        // Two that look at the same time may pass the bound by one, which does no harm.
-        if all.iter().filter(|q| q.deleted_at.is_none()).count() >= MAX_QUEUES {
-            return Err(wire(QueueRefusal::TooMany));
-        }
+        queues::check_room(&control.store().queues(&org).await.map_err(wire)?).map_err(wire)?;
         let now = control.now();
         let queue = Queue {
             org: org.clone(),
