@@ -300,9 +300,10 @@ fn output_uri(state: &ActionState) -> String {
 /// output only when the phase changes, so they travel in the message of the terminal phase (contract, 6.3).
 fn children(control: Control, run: RunKey, parent: ActionName) -> impl Stream<Item = Answer<Update>> + Send {
     let watched = Watched::new(&control, run.clone());
-    let start = Children { control, run, parent, watched, sent: HashMap::new(), seq: None, above: Vec::new() };
+    let (sent, above) = (HashMap::new(), Vec::new());
+    let start = Children { control, run, parent, watched, sent, seq: None, above, over: false };
     futures::stream::unfold(Some(start), |state| async move {
-        let mut state = state?;
+        let mut state = state.filter(|s| !s.over)?;
         match state.next().await {
             Ok(batch) => Some((Ok(batch), Some(state))),
             Err(error) => Some((Err(error), None)),
@@ -328,12 +329,15 @@ struct Children {
     seq: Option<u64>,
     /// The parent and what is above it: when one of them ends, every live child does.
     above: Vec<ActionName>,
+    /// Whether nothing can change any more: the parent has ended, and with it all below.
+    over: bool,
 }
 
 impl Children {
     async fn next(&mut self) -> Answer<Vec<Update>> {
         let Some(seq) = self.seq else {
             let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
+            self.over = parent.phase.is_terminal();
             self.above = parent.ancestors;
             self.above.push(parent.name);
             let mut updates = self.snapshot().await?;
@@ -351,7 +355,10 @@ impl Children {
             // Any terminal event above ends the children by one record, theirs follow later: read them all again.
             let above_ended = events.iter().any(|e| self.above.contains(e.event.action()) && e.event.may_end());
             if above_ended {
-                return self.snapshot().await;
+                let updates = self.snapshot().await?;
+                let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
+                self.over = parent.phase.is_terminal();
+                return Ok(updates);
             }
             self.seq = Some(last.seq);
             let mut names: Vec<&ActionName> = events.iter().map(|e| e.event.action()).collect();
