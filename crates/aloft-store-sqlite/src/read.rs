@@ -16,9 +16,9 @@ use crate::{
     writer::{decode_state, load_action},
 };
 
-type Result<T> = std::result::Result<T, StoreError>;
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
-fn rows<T>(
+pub(crate) fn rows<T>(
     db: &Connection,
     sql: &str,
     params: &[&dyn ToSql],
@@ -33,7 +33,7 @@ fn rows<T>(
     Ok(out)
 }
 
-fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
+pub(crate) fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
     row.get(column).map_err(from_sqlite)
 }
 
