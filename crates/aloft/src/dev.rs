@@ -21,7 +21,7 @@ use aloft_dataplane::{
     worker::{Parts, Worker},
 };
 use aloft_objects::{Keys, Objects};
-use aloft_plane::{AttemptId, LogStream, PlaneError};
+use aloft_plane::{AttemptId, LeasedAttempt, LogStream, PlaneError};
 use aloft_store::StoreError;
 use aloft_store_sqlite::SqliteStore;
 use clap::Args as ClapArgs;
@@ -185,11 +185,11 @@ fn start_worker(
 ) -> Result<Worker, Exit> {
     let program = std::env::current_exe().map_err(|e| Exit::other(format!("cannot find my own program: {e}")))?;
     let store = objects.clone();
-    let credentials = move |attempt: &AttemptId| match data::attempt_credentials(&store, attempt) {
+    let credentials = move |attempt: &LeasedAttempt| match data::attempt_credentials(&store, attempt) {
         Ok(pair) => (pair.access_key_id, pair.secret_access_key),
         Err(error) => {
             // The task fails on its first access, with the object store's own words.
-            tracing::error!(%error, %attempt, "no credentials for an attempt");
+            tracing::error!(%error, attempt = %attempt.lease.id, "no credentials for an attempt");
             (String::new(), String::new())
         }
     };
