@@ -25,7 +25,7 @@ use connectrpc::RequestContext;
 use super::{
     convert::{self, Spec},
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
-    list, task,
+    list, settings, task,
 };
 use crate::{Control, names};
 
@@ -43,6 +43,7 @@ pub(super) async fn create_run(
     let spec = convert::spec(&task_spec)?;
     let mut run_spec = request.run_spec.into_option().unwrap_or_default();
     check_run_spec(control, &run, &run_spec)?;
+    let settings = settings::apply_to_run(control, &run, &mut run_spec, &task_spec).await?;
     check_code(control, &run.scope, &task_spec).await?;
 
     let start_time = request.run_start_time.as_option().or_else(|| run_spec.run_start_time.as_option());
@@ -54,7 +55,7 @@ pub(super) async fn create_run(
 
     // Users' bytes are at the data plane before the run is committed (design rule 7), so a committed run can start.
     let input_uri = store_inputs(control, &run, request.input_wrapper, &task_spec).await?;
-    let seed = root_seed(control, &run, &spec, input_uri);
+    let seed = root_seed(control.run_base(&run, &run_spec), &spec, input_uri);
     let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
@@ -66,7 +67,7 @@ pub(super) async fn create_run(
     let submission = Submission {
         run: run.clone(),
         command: Command::CreateRun { seed: Box::new(seed), info: Box::new(info) },
-        blobs: vec![spec.blob, run_blob],
+        blobs: [spec.blob, run_blob].into_iter().chain(settings).collect(),
     };
     submit(control, submission).await?;
     let (record, root) = find_run(control, &run).await?;
@@ -104,8 +105,7 @@ fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> 
         Some(Id::RunId(id)) => control.run_id(Some(id)),
         Some(Id::ProjectId(id)) => {
             let scope = control.project_scope(id)?;
-            let request_id = context.header("x-request-id").and_then(|v| v.to_str().ok()).filter(|v| is_uuid(v));
-            let name = match request_id {
+            let name = match request_id(context) {
                 // The SDK repeats a request under its identifier: the same name makes the repetition find the first run.
                 Some(id) => names::run_name_for(&scope.to_string(), id),
                 None => names::run_name(),
@@ -114,6 +114,11 @@ fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> 
         }
         None => Err(invalid("id: run_id or project_id is required")),
     }
+}
+
+/// What a request and its repetitions have in common, and no other request has.
+pub(super) fn request_id(context: &RequestContext) -> Option<&str> {
+    context.header("x-request-id").and_then(|v| v.to_str().ok()).filter(|v| is_uuid(v))
 }
 
 /// Whether a request identifier is unique by construction. In tasks it is a few random letters, which may repeat.
@@ -225,35 +230,14 @@ fn with_defaults(mut inputs: Inputs, spec: &TaskSpec) -> Answer<Inputs> {
     Ok(inputs)
 }
 
-fn root_seed(control: &Control, run: &RunKey, spec: &Spec, input_uri: String) -> Seed {
+fn root_seed(run_output_base: String, spec: &Spec, input_uri: String) -> Seed {
     Seed::Task(TaskSeed {
         task: spec.task.clone(),
         policy: spec.policy.clone(),
         input_uri,
-        run_output_base: control.data().run_base(run),
+        run_output_base,
         cache_key: String::new(),
     })
-}
-
-impl Control {
-    /// Refuses a project that does not exist and a domain it does not have.
-    pub(super) async fn check_place(&self, scope: &Scope) -> Answer<()> {
-        if !self.settings().domains.iter().any(|(id, _)| *id == scope.domain) {
-            let known: Vec<_> = self.settings().domains.iter().map(|(id, _)| id.as_str()).collect();
-            return Err(not_found(format!(
-                "domain {} does not exist; the domains are {}",
-                scope.domain,
-                known.join(", ")
-            )));
-        }
-        if self.store().project(&scope.org, &scope.project).await.map_err(wire)?.is_none() {
-            return Err(not_found(format!(
-                "project {0} does not exist; create it with `flyte create project {0} --name {0}`",
-                scope.project
-            )));
-        }
-        Ok(())
-    }
 }
 
 fn no_run(run: &RunKey) -> connectrpc::ConnectError {
