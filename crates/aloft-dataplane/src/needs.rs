@@ -90,16 +90,20 @@ pub fn needs(
     let mut notes = Vec::new();
 
     let bytes = |milli: u128| u64::try_from(milli / 1000).unwrap_or(u64::MAX);
-    let asked = amount(container, defaults, ResourceName::MEMORY)?.map_or(DEFAULT_MEMORY, bytes);
-    let allowed = entry(&defaults.max, ResourceName::MEMORY).and_then(quantity::parse).map_or(u64::MAX, bytes);
     let mib = |bytes: u64| format!("{} MiB of memory", bytes / MIB);
-    let memory = clamp(asked, allowed, machine.memory, mib, &mut notes);
+    let most = entry(&defaults.max, ResourceName::MEMORY).and_then(quantity::parse).map_or(u64::MAX, bytes);
+    let memory = match amount(container, defaults, ResourceName::MEMORY)? {
+        Some(milli) => clamp(bytes(milli), most, machine.memory, mib, &mut notes),
+        None => DEFAULT_MEMORY.min(most).min(machine.memory),
+    };
 
     let thousandths = |milli: u128| u64::try_from(milli).unwrap_or(u64::MAX);
-    let asked = amount(container, defaults, ResourceName::CPU)?.map_or(DEFAULT_CPU, thousandths);
-    let allowed = entry(&defaults.max, ResourceName::CPU).and_then(quantity::parse).map_or(u64::MAX, thousandths);
     let cores = |milli: u64| format!("{} CPU cores", milli as f64 / 1000.0);
-    let cpu = clamp(asked, allowed, machine.cores, cores, &mut notes);
+    let most = entry(&defaults.max, ResourceName::CPU).and_then(quantity::parse).map_or(u64::MAX, thousandths);
+    let cpu = match amount(container, defaults, ResourceName::CPU)? {
+        Some(milli) => clamp(thousandths(milli), most, machine.cores, cores, &mut notes),
+        None => DEFAULT_CPU.min(most).min(machine.cores),
+    };
     Ok(Needs { memory, cpu, notes })
 }
 
