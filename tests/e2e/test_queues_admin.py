@@ -364,7 +364,7 @@ def test_limits_of_a_project(aloft, project):
 def test_limits_of_what_is_not_there(aloft, project):
     refused(aloft, "get", "limits", "nothere", says=("nothere", "does not exist", "flyte create project"))
     refused(aloft, "update", "limits", "nothere", "--depth", "1", says=("nothere", "does not exist"))
-    refused(aloft, "update", "limits", project, "--domain", "moon", "--depth", "1", says=("place.domain", "moon", "staging"))
+    refused(aloft, "update", "limits", project, "--domain", "moon", "--depth", "1", says=("domain moon does not exist", "staging"))
     refused(aloft, "update", "limits", "a/b", "--depth", "1", says=("project", "letters, digits"))
 
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use aloft_core::{
-    ActionName, Asks, Candidate, EndedBelow, Group, Lane, Load, Offer, Phase, QueueLimits, QueueLoad, QueueSpec,
-    QueueState, RunKey, Scope, Time, WaitingRun,
+    ActionName, Asks, Candidate, EndedBelow, Group, Lane, Load, Offer, Phase, QueueLimits, QueueRoom, QueueSpec,
+    QueueState, ResourceCaps, RunKey, Scope, Time, WaitingRun,
 };
 use aloft_store::{OfferPlace, Offered};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -188,25 +188,25 @@ fn place_in_flight(db: &Connection, scope: &Scope, domain: &str) -> Result<Load>
 }
 
 /// What a queue holds, counted no further than its depth. `None` if there is no such queue.
-pub(crate) fn queue_load(db: &Connection, org: &str, name: &str) -> Result<Option<QueueLoad>> {
+pub(crate) fn queue_room(db: &Connection, org: &str, name: &str) -> Result<Option<QueueRoom>> {
     let Some((spec, closed)) = queue_spec(db, org, name)? else { return Ok(None) };
     let depth = Some(spec.limits.depth.unwrap_or(aloft_core::DEFAULT_DEPTH));
-    let load = QueueLoad { name: format!("queue {name}"), closed, depth, ..QueueLoad::default() };
+    let load = QueueRoom { name: format!("queue {name}"), closed, depth, ..QueueRoom::default() };
     held(db, load, "a.queue = ?1 AND r.org = ?2", &[&name, &org]).map(Some)
 }
 
 /// What the project and domain of `scope` hold, where they have a depth.
-pub(crate) fn place_loads(db: &Connection, scope: &Scope) -> Result<Vec<QueueLoad>> {
+pub(crate) fn place_rooms(db: &Connection, scope: &Scope) -> Result<Vec<QueueRoom>> {
     let limited = limited_places(db, scope)?.into_iter().filter(|p| p.spec.limits.depth.is_some());
     limited
         .map(|place| {
-            let load = QueueLoad { name: place.name, depth: place.spec.limits.depth, ..QueueLoad::default() };
+            let load = QueueRoom { name: place.name, depth: place.spec.limits.depth, ..QueueRoom::default() };
             held(db, load, IN_PLACE, &[&scope.org, &scope.project, &place.domain])
         })
         .collect()
 }
 
-fn held(db: &Connection, mut load: QueueLoad, of: &str, key: &[&dyn rusqlite::ToSql]) -> Result<QueueLoad> {
+fn held(db: &Connection, mut load: QueueRoom, of: &str, key: &[&dyn rusqlite::ToSql]) -> Result<QueueRoom> {
     let limit = load.depth.map_or(i64::MAX, i64::from);
     let count = |which: &str| -> Result<u64> {
         let sql = format!(
@@ -232,19 +232,22 @@ fn queue_spec(db: &Connection, org: &str, name: &str) -> Result<Option<(QueueSpe
     Ok(Some((queue.spec, closed)))
 }
 
+/// The project and the domain of `scope`, where they have limits.
 fn limited_places(db: &Connection, scope: &Scope) -> Result<Vec<Place>> {
-    let limited = queues::limits_of(db, scope)?.into_iter().map(|limits| {
-        let name = match limits.domain.as_str() {
-            "" => format!("project {}", limits.project),
-            domain => format!("domain {domain} of project {}", limits.project),
-        };
-        let bounds = QueueLimits {
-            run_concurrency: limits.run_concurrency,
-            action_concurrency: limits.action_concurrency,
-            depth: limits.depth,
-            ..QueueLimits::default()
-        };
-        Place { name, domain: limits.domain, spec: QueueSpec { limits: bounds, ..QueueSpec::default() } }
-    });
-    Ok(limited.collect())
+    Ok(queues::limits_of(db, scope)?
+        .into_iter()
+        .map(|l| {
+            let name = match l.domain.as_str() {
+                "" => format!("project {}", l.project),
+                domain => format!("domain {domain} of project {}", l.project),
+            };
+            let limits = QueueLimits {
+                run_concurrency: l.run_concurrency,
+                action_concurrency: l.action_concurrency,
+                depth: l.depth,
+                resources: ResourceCaps::default(),
+            };
+            Place { name, domain: l.domain, spec: QueueSpec { limits, ..QueueSpec::default() } }
+        })
+        .collect())
 }

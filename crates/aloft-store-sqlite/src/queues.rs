@@ -57,34 +57,19 @@ pub(crate) fn all(db: &Connection, org: &str) -> Result<Vec<Queue>> {
     rows(db, "SELECT body FROM queues WHERE org = ?1 ORDER BY name", &[&org], |row| body(row, "a queue"))
 }
 
-/// What each queue holds, or the one called `name`. Queues that hold nothing are left out.
 pub(crate) fn loads(db: &Connection, org: &str, name: Option<&str>) -> Result<BTreeMap<String, QueueLoad>> {
-    let mut loads: BTreeMap<String, QueueLoad> = BTreeMap::new();
-    let mut count = |sql: &str, part: fn(&mut QueueLoad) -> &mut u64| -> Result<()> {
-        let params: [&dyn ToSql; 2] = [&org, &name];
-        for (queue, n) in rows(db, sql, &params, |row| Ok((get::<String>(row, 0)?, get::<i64>(row, 1)?)))? {
-            *part(loads.entry(queue).or_default()) = u64::try_from(n).unwrap_or(0);
-        }
-        Ok(())
-    };
-    count(
-        "SELECT a.queue, count(*) FROM actions a INDEXED BY actions_waiting JOIN runs r ON r.id = a.run_id
-         WHERE a.ended_at IS NULL AND a.worker IS NULL AND a.queue IS NOT NULL
-           AND r.org = ?1 AND (?2 IS NULL OR a.queue = ?2) GROUP BY a.queue",
-        |load| &mut load.waiting,
-    )?;
-    count(
-        "SELECT a.queue, count(*) FROM actions a INDEXED BY actions_held JOIN runs r ON r.id = a.run_id
-         WHERE a.worker IS NOT NULL AND a.ended_at IS NULL AND a.queue IS NOT NULL
-           AND r.org = ?1 AND (?2 IS NULL OR a.queue = ?2) GROUP BY a.queue",
-        |load| &mut load.running,
-    )?;
-    count(
-        "SELECT r.queue, count(*) FROM runs r INDEXED BY runs_in_flight
-         WHERE r.started = 1 AND r.ended = 0 AND r.org = ?1 AND (?2 IS NULL OR r.queue = ?2) GROUP BY r.queue",
-        |load| &mut load.runs,
-    )?;
-    Ok(loads)
+    let sql = "SELECT a.queue, count(*) FILTER (WHERE a.worker IS NULL), count(a.worker),
+                      count(*) FILTER (WHERE a.parent IS NULL AND r.started = 1)
+               FROM actions a JOIN runs r ON r.id = a.run_id
+               WHERE a.ended_at IS NULL AND a.kind = 1 AND r.org = ?1 AND (?2 IS NULL OR a.queue = ?2)
+               GROUP BY a.queue";
+    let params: [&dyn ToSql; 2] = [&org, &name];
+    let number = |row: &Row<'_>, column| get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0));
+    let found = rows(db, sql, &params, |row| {
+        let load = QueueLoad { waiting: number(row, 1)?, running: number(row, 2)?, runs: number(row, 3)? };
+        Ok((get::<String>(row, 0)?, load))
+    })?;
+    Ok(found.into_iter().collect())
 }
 
 pub(crate) fn replace_limits(db: &Connection, limits: &ProjectLimits, generation: u64) -> Write {
@@ -106,7 +91,7 @@ pub(crate) fn limits(db: &Connection, org: &str) -> Result<Vec<ProjectLimits>> {
     rows(db, sql, &[&org], |row| body(row, "the limits of a project"))
 }
 
-/// The limits that apply to `scope`: of its project, and of its domain.
+/// The limits that apply to `scope`: of its project, and of its domain. Every enqueue asks, so it reads no others.
 pub(crate) fn limits_of(db: &Connection, scope: &Scope) -> Result<Vec<ProjectLimits>> {
     let sql = "SELECT body FROM project_limits WHERE org = ?1 AND project = ?2 AND domain IN ('', ?3) ORDER BY domain";
     let params: [&dyn ToSql; 3] = [&scope.org, &scope.project, &scope.domain];

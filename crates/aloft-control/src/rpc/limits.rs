@@ -7,8 +7,8 @@ use connectrpc::{ConnectError, ErrorCode};
 
 use super::{
     convert,
-    error::{Answer, invalid, shortened, wire},
-    project, queue,
+    error::{Answer, invalid, wire},
+    queue,
 };
 use crate::Control;
 
@@ -25,14 +25,9 @@ async fn place(control: &Control, place: Option<&v1::LimitedPlace>) -> Answer<Pr
     // An empty domain means all of them.
     let domain = if place.domain.is_empty() { "all" } else { &place.domain };
     Scope::new(&org, &place.project, domain).map_err(|e| invalid(format!("place: {e}")))?;
-    if control.store().project(&org, &place.project).await.map_err(wire)?.is_none() {
-        return Err(project::missing(&place.project));
-    }
-    let domains = &control.settings().domains;
-    if !place.domain.is_empty() && !domains.iter().any(|(id, _)| *id == place.domain) {
-        let known: Vec<_> = domains.iter().map(|(id, _)| id.as_str()).collect();
-        let domain = shortened(&place.domain);
-        return Err(invalid(format!("place.domain: {domain:?} is not one of {}", known.join(", "))));
+    control.existing_project(&org, &place.project).await?;
+    if !place.domain.is_empty() {
+        control.check_domain(&org, &place.domain).await?;
     }
     Ok(ProjectLimits { org, project: place.project.clone(), domain: place.domain.clone(), ..ProjectLimits::default() })
 }
@@ -125,8 +120,8 @@ pub(super) async fn list(
     request: v1::ListProjectLimitsRequest,
 ) -> Answer<v1::ListProjectLimitsResponse> {
     let org = queue::org(control, &request.org)?;
-    if !request.project.is_empty() && control.store().project(&org, &request.project).await.map_err(wire)?.is_none() {
-        return Err(project::missing(&request.project));
+    if !request.project.is_empty() {
+        control.existing_project(&org, &request.project).await?;
     }
     let after = match request.token.as_str() {
         "" => None,

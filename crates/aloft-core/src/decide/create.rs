@@ -1,7 +1,7 @@
 //! How runs and actions come to be.
 
 use super::{Decision, View, ended_ancestor};
-use crate::{ActionName, DEFAULT_QUEUE, Event, QueueLoad, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed};
+use crate::{ActionName, DEFAULT_QUEUE, Event, QueueRoom, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed};
 
 /// What tells two pieces of work apart: kind, task, input (design rule 4), never bytes that differ in a replay.
 fn difference(a: &Seed, b: &Seed) -> Option<&'static str> {
@@ -102,7 +102,7 @@ pub(super) fn enqueue(view: &dyn View, new: &New<'_>) -> Result<Decision, Refusa
 /// Refuses work for a queue that does not take it, and beyond the depth of its queue, project or domain.
 fn check_room(view: &dyn View, seed: &Seed, recovered: Option<&Recovered>) -> Result<(), Refusal> {
     let (Seed::Task(task), None) = (seed, recovered) else { return Ok(()) };
-    let full = |load: &QueueLoad| match load.depth {
+    let full = |load: &QueueRoom| match load.depth {
         Some(depth) if load.held() >= u64::from(depth) => Err(Refusal::Full { what: load.name.clone(), depth }),
         _ => Ok(()),
     };

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use aloft_core::parse_quantity;
+use aloft_plane::quantity;
 use aloft_proto::v1;
 use clap::ValueEnum;
 
@@ -54,7 +54,7 @@ impl FromStr for Cap {
         // In thousandths.
         let amount = match amount.trim() {
             NONE => None,
-            amount => Some(parse_quantity(amount).ok_or_else(bad)?),
+            amount => Some(quantity::parse(amount).ok_or_else(bad)?),
         };
         let whole = |unit: u128| amount.map(|milli| u64::try_from(milli / unit).map_err(|_| bad())).transpose();
         match name.trim() {
