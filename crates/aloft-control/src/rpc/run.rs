@@ -158,7 +158,7 @@ async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Opt
             Ok(None)
         };
     };
-    let to = control.run_id(Some(to))?;
+    let to = control.run_id_at("run_spec.relation.related_to", Some(to))?;
     if recovers {
         if to.scope.org != run.scope.org || to.scope.project != run.scope.project {
             return Err(invalid(

@@ -1,7 +1,9 @@
 //! How runs and actions come to be.
 
 use super::{Decision, View, ended_ancestor};
-use crate::{ActionName, ActionState, DEFAULT_QUEUE, Event, QueueRoom, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed};
+use crate::{
+    ActionName, ActionState, DEFAULT_QUEUE, Event, QueueRoom, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed,
+};
 
 /// What tells two pieces of work apart: kind, task, input (design rule 4), never bytes that differ in a replay.
 fn difference(a: &Seed, b: &Seed) -> Option<&'static str> {
