@@ -13,8 +13,8 @@ use std::{
 };
 
 use aloft_core::{
-    AttemptOutcome, Command, ErrorKind, Lease, LeaseToken, OutputRefs, Progress, RunInfo, RunKey, Scope, Seed, Subject,
-    TaskError, TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
+    Asks, AttemptOutcome, Command, DEFAULT_QUEUE, ErrorKind, Lease, LeaseToken, OutputRefs, Progress, RunInfo, RunKey,
+    Scope, Seed, Subject, TaskError, TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
 };
 use aloft_store::{Cursor, Direction, Field, Filter, ListQuery, ListScope, Op, SortBy, Store, StoreError, Submission};
 use aloft_store_sqlite::SqliteStore;
@@ -49,19 +49,21 @@ fn story(i: usize) -> Vec<Command> {
         policy: TaskPolicy::default(),
         input_uri: format!("{base}/inputs.pb"),
         run_output_base: base,
-        cache_key: String::new(),
+        cache: None,
+        queue: DEFAULT_QUEUE.into(),
+        asks: Asks::default(),
     });
     let info = RunInfo {
         spec_digest: "6b".repeat(32),
         source: 2,
         created_by: Subject { id: format!("user{}", i % 7), ..Subject::default() },
         labels: [("team".to_owned(), format!("t{}", i % 10)), ("ticket".to_owned(), format!("{}", i % 5000))].into(),
-        start_time: Time::from_micros(0),
+        ..RunInfo::default()
     };
-    let root = || aloft_core::ActionName::root();
+    let root = aloft_core::ActionName::root;
     let token = LeaseToken(1);
     let report = |progress| Command::Report { action: root(), attempt: 1, token, progress };
-    let mut steps = vec![Command::CreateRun { seed: Box::new(seed), info: Box::new(info) }];
+    let mut steps = vec![Command::create_run(seed, info)];
     if i % 500 == 1 {
         return steps;
     }

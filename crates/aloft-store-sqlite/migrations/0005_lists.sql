@@ -19,6 +19,7 @@ CREATE TABLE run_index (
     duration_ms  INTEGER,
     attempts     INTEGER NOT NULL,
     error_kind   TEXT,
+    cache_status TEXT NOT NULL,              -- as the core words it
     kind         INTEGER NOT NULL,
     task_project TEXT,
     task_domain  TEXT,
@@ -35,21 +36,23 @@ CREATE TRIGGER run_index_created AFTER INSERT ON actions WHEN NEW.name = 'a0' BE
            r.created_by, r.source, NEW.phase, NEW.updated_at,
            CAST(NEW.state AS TEXT) ->> '$.started_at', NEW.ended_at, NEW.duration_ms,
            ifnull(json_array_length(CAST(NEW.state AS TEXT), '$.attempts'), 0),
-           CAST(NEW.state AS TEXT) ->> '$.error.kind', NEW.kind,
+           CAST(NEW.state AS TEXT) ->> '$.error.kind',
+           ifnull(CAST(NEW.state AS TEXT) ->> '$.cache.status', 'disabled'), NEW.kind,
            CAST(NEW.state AS TEXT) ->> '$.seed.task.task.project',
            CAST(NEW.state AS TEXT) ->> '$.seed.task.task.domain',
            NEW.task_name, NEW.task_version, NEW.short_name, NEW.environment
     FROM runs r WHERE r.id = NEW.run_id;
 END;
 
-CREATE TRIGGER run_index_changed AFTER UPDATE ON actions WHEN NEW.name = 'a0' BEGIN
+CREATE TRIGGER run_index_changed AFTER UPDATE OF state ON actions WHEN NEW.name = 'a0' BEGIN
     UPDATE run_index SET
         changed = (SELECT ifnull(max(changed), 0) + 1 FROM run_index),
         phase = NEW.phase, updated_at = NEW.updated_at,
         started_at = CAST(NEW.state AS TEXT) ->> '$.started_at',
         ended_at = NEW.ended_at, duration_ms = NEW.duration_ms,
         attempts = ifnull(json_array_length(CAST(NEW.state AS TEXT), '$.attempts'), 0),
-        error_kind = CAST(NEW.state AS TEXT) ->> '$.error.kind'
+        error_kind = CAST(NEW.state AS TEXT) ->> '$.error.kind',
+        cache_status = ifnull(CAST(NEW.state AS TEXT) ->> '$.cache.status', 'disabled')
     WHERE id = NEW.run_id;
 END;
 
@@ -57,7 +60,8 @@ INSERT INTO run_index
 SELECT r.id, r.id, r.org, r.project, r.domain, r.name, r.created_at, r.created_by, r.source, a.phase, a.updated_at,
        CAST(a.state AS TEXT) ->> '$.started_at', a.ended_at, a.duration_ms,
        ifnull(json_array_length(CAST(a.state AS TEXT), '$.attempts'), 0),
-       CAST(a.state AS TEXT) ->> '$.error.kind', a.kind,
+       CAST(a.state AS TEXT) ->> '$.error.kind',
+       ifnull(CAST(a.state AS TEXT) ->> '$.cache.status', 'disabled'), a.kind,
        CAST(a.state AS TEXT) ->> '$.seed.task.task.project',
        CAST(a.state AS TEXT) ->> '$.seed.task.task.domain',
        a.task_name, a.task_version, a.short_name, a.environment

@@ -43,8 +43,10 @@ pub enum Field {
     Duration,
     /// Number of attempts.
     Attempts,
-    /// `CatalogCacheStatus` number of the latest attempt.
+    /// What caching did, as [`aloft_core::CacheStatus`] is written.
     CacheStatus,
+    /// All that an action is called by, a line each: its name, its task's short name, its task's full name.
+    Title,
     /// Full task name.
     TaskName,
     /// Task version.
@@ -100,13 +102,9 @@ impl Field {
     /// What its values are.
     pub fn value_type(&self) -> FieldType {
         match self {
-            Self::Phase
-            | Self::Duration
-            | Self::Attempts
-            | Self::CacheStatus
-            | Self::Source
-            | Self::Kind
-            | Self::TriggerRevision => FieldType::Number,
+            Self::Phase | Self::Duration | Self::Attempts | Self::Source | Self::Kind | Self::TriggerRevision => {
+                FieldType::Number
+            }
             Self::CreatedAt | Self::UpdatedAt | Self::StartedAt | Self::EndedAt => FieldType::Time,
             Self::Entrypoint | Self::PausedActions => FieldType::Flag,
             Self::Name
@@ -114,6 +112,8 @@ impl Field {
             | Self::Org
             | Self::Project
             | Self::Domain
+            | Self::CacheStatus
+            | Self::Title
             | Self::TaskName
             | Self::TaskVersion
             | Self::TaskProject

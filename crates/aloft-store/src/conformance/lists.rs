@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aloft_core::{
-    ActionName, ActionState, AttemptOutcome, Command, EndedBy, ErrorKind, LeaseToken, OutputRefs, Phase, Progress,
-    RunInfo, RunKey, Scope, Seed, Subject, TaskError, TaskPolicy, TaskSeed, Time,
+    ActionName, ActionState, AttemptOutcome, CacheStatus, Command, ConditionSeed, EndedBy, ErrorKind, LeaseToken,
+    OutputRefs, Phase, Progress, RunInfo, RunKey, Scope, Seed, SignalKind, SignalValue, Subject, TaskError, TaskPolicy,
+    TaskSeed, Time,
 };
 use bytes::Bytes;
 
@@ -32,6 +33,7 @@ where
     changes_are_found_and_totals_add_up(make().await).await;
     the_latest_run_of_a_task_is_known(make().await).await;
     outlines_have_parents_first(make().await).await;
+    runs_that_wait_for_somebody_are_found(make().await).await;
 }
 
 /// A value as a filter and the plain evaluation see it.
@@ -134,9 +136,9 @@ struct Made<'m> {
     labels: &'m [(&'m str, &'m str)],
 }
 
-fn task_seed(task: &str, version: &str, policy: TaskPolicy) -> Box<Seed> {
+fn task_seed(task: &str, version: &str, policy: TaskPolicy) -> Seed {
     let mut seed = seed(&format!("{task}@{version}"), policy);
-    if let Seed::Task(TaskSeed { task: reference, .. }) = seed.as_mut() {
+    if let Seed::Task(TaskSeed { task: reference, .. }) = &mut seed {
         reference.name = task.to_owned();
         reference.version = version.to_owned();
         reference.short_name = task.rsplit('.').next().unwrap_or_default().to_owned();
@@ -154,7 +156,7 @@ fn create_run(made: &Made<'_>) -> Submission {
     };
     let policy = TaskPolicy { retries: 1, ..TaskPolicy::default() };
     let seed = task_seed(made.task, made.version, policy);
-    Submission::new(key(made.name), Command::CreateRun { seed, info: Box::new(info) })
+    Submission::new(key(made.name), Command::create_run(seed, info))
 }
 
 fn plain(name: &str) -> Submission {
@@ -230,7 +232,12 @@ fn common_value(field: &Field, state: &ActionState, updated: Time) -> Cursor {
         Field::TaskDomain => of_task(|t| &t.domain),
         Field::ShortName => of_task(|t| &t.short_name),
         Field::Environment => of_task(|t| &t.environment),
-        Field::Kind => int(1),
+        Field::Kind => int(state.kind().number()),
+        Field::CacheStatus => text(match state.cache.status {
+            CacheStatus::Disabled => "disabled",
+            CacheStatus::Miss => "miss",
+            other => unreachable!("{other:?} is not made here"),
+        }),
         _ => Cursor::Null,
     }
 }
@@ -263,6 +270,7 @@ fn fields_of(of: Listed) -> Vec<Field> {
         Field::EndedAt,
         Field::Duration,
         Field::Attempts,
+        Field::CacheStatus,
         Field::TaskName,
         Field::TaskVersion,
         Field::TaskProject,
@@ -324,13 +332,8 @@ async fn every_filter_of_actions_selects(store: Handle) {
     let run = key("r1");
     ok(&store, plain("r1")).await;
     let child = |name: &str, parent: &str, task: &str, group: &str| {
-        let command = Command::Enqueue {
-            action: action(name),
-            parent: action(parent),
-            group: group.into(),
-            seed: task_seed(task, "1", TaskPolicy::default()),
-        };
-        Submission::new(key("r1"), command)
+        let seed = task_seed(task, "1", TaskPolicy::default());
+        Submission::new(key("r1"), Command::enqueue(action(name), action(parent), group, seed))
     };
     ok(&store, child("x1", "a0", "env.g", "red")).await;
     ok(&store, child("x2", "a0", "env.Ünder", "")).await;
@@ -780,13 +783,8 @@ async fn the_latest_run_of_a_task_is_known(store: Handle) {
     ok(&store, make("r1", "env.f", "1")).await;
     ok(&store, make("r2", "env.f", "2")).await;
     ok(&store, make("r3", "env.f", "1")).await;
-    let command = Command::Enqueue {
-        action: action("x1"),
-        parent: action("a0"),
-        group: String::new(),
-        seed: task_seed("env.g", "1", TaskPolicy::default()),
-    };
-    ok(&store, Submission::new(key("r2"), command)).await;
+    let seed = task_seed("env.g", "1", TaskPolicy::default());
+    ok(&store, Submission::new(key("r2"), Command::enqueue(action("x1"), action("a0"), "", seed))).await;
     ok(&store, abort(&key("r2"), "a0")).await;
     let latest = |names: bool| {
         let store = Handle::clone(&store);
@@ -834,4 +832,35 @@ async fn outlines_have_parents_first(store: Handle) {
             ("w", Some("a0"), Phase::Aborted)
         ]
     );
+}
+
+async fn runs_that_wait_for_somebody_are_found(store: Handle) {
+    let condition = |run: &str, name: &str, parent: &str| {
+        let seed = Seed::Condition(ConditionSeed {
+            name: "approve".into(),
+            kind: SignalKind::Bool,
+            timeout_ms: None,
+            webhook: false,
+            spec_digest: String::new(),
+        });
+        Submission::new(key(run), Command::enqueue(action(name), action(parent), "", seed))
+    };
+    for run in ["direct", "below", "signalled", "aborted", "none"] {
+        ok(&store, plain(run)).await;
+    }
+    ok(&store, condition("direct", "c1", "a0")).await;
+    ok(&store, enqueue(&key("below"), "x1", "a0")).await;
+    ok(&store, enqueue(&key("below"), "x2", "x1")).await;
+    ok(&store, condition("below", "c1", "x2")).await;
+    ok(&store, condition("signalled", "c1", "a0")).await;
+    ok(&store, condition("aborted", "c1", "a0")).await;
+    let paused = || vec![Filter { field: Field::PausedActions, op: Op::Exists, values: Vec::new() }];
+    let names = |all: &[&str]| all.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(listed_runs(&store, paused()).await, names(&["direct", "below", "signalled", "aborted"]));
+    let signal = Command::Signal { action: action("c1"), value: SignalValue::Bool(true), by: Subject::default() };
+    ok(&store, Submission::new(key("signalled"), signal)).await;
+    ok(&store, abort(&key("aborted"), "a0")).await;
+    assert_eq!(listed_runs(&store, paused()).await, names(&["direct", "below"]), "not what waits no more");
+    ok(&store, abort(&key("below"), "x1")).await;
+    assert_eq!(listed_runs(&store, paused()).await, names(&["direct"]), "even before its record follows");
 }
