@@ -9,6 +9,7 @@ use crate::error;
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_runs.sql"),
     include_str!("../migrations/0002_contract.sql"),
+    include_str!("../migrations/0003_settings.sql"),
     include_str!("../migrations/0005_lists.sql"),
 ];
 
