@@ -14,11 +14,13 @@ mod list;
 mod listed;
 mod order;
 mod places;
+mod queues;
 mod read;
 mod schema;
 mod writer;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -29,8 +31,8 @@ use std::{
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
     Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged, OfferPlace, Offered,
-    Outline, Page, Position, Project, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot,
-    Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
+    Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
+    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -157,6 +159,15 @@ impl SqliteStore {
             SubmitError::Store(e) => e,
             SubmitError::Refused(r) => StoreError::Unavailable(r.to_string()),
         })
+    }
+
+    /// As [`SqliteStore::record`], for what decides about work that waits.
+    async fn record_and_wake(&self, write: RecordJob) -> Result<bool, StoreError> {
+        let changed = self.record(write).await?;
+        if changed {
+            self.hub.wake();
+        }
+        Ok(changed)
     }
 
     async fn send<T>(&self, job: Job, answer: oneshot::Receiver<Result<T, SubmitError>>) -> Result<T, SubmitError> {
@@ -459,6 +470,44 @@ impl Store for SqliteStore {
     ) -> Result<Vec<SettingsVersion>, StoreError> {
         let key = key.clone();
         self.read(move |db| places::settings_history(db, &key, after, limit)).await
+    }
+
+    async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError> {
+        self.record_and_wake(Box::new(move |tx, _| queues::create(tx, &queue))).await
+    }
+
+    async fn replace_queue(&self, queue: Queue, generation: u64) -> Result<bool, StoreError> {
+        self.record_and_wake(Box::new(move |tx, _| queues::replace(tx, &queue, generation))).await
+    }
+
+    async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError> {
+        let (org, name) = (org.to_owned(), name.to_owned());
+        self.read(move |db| queues::one(db, &org, &name)).await
+    }
+
+    async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| queues::all(db, &org)).await
+    }
+
+    async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError> {
+        let (org, name) = (org.to_owned(), name.to_owned());
+        let found = self.read(move |db| queues::loads(db, &org, Some(&name))).await?;
+        Ok(found.into_values().next().unwrap_or_default())
+    }
+
+    async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| queues::loads(db, &org, None)).await
+    }
+
+    async fn replace_project_limits(&self, limits: ProjectLimits, generation: u64) -> Result<bool, StoreError> {
+        self.record_and_wake(Box::new(move |tx, _| queues::replace_limits(tx, &limits, generation))).await
+    }
+
+    async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| queues::limits(db, &org)).await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
 
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
+/// Every row of a query, decoded.
 pub(crate) fn rows<T>(
     db: &Connection,
     sql: &str,
@@ -29,6 +30,7 @@ pub(crate) fn rows<T>(
     Ok(out)
 }
 
+/// One column of a row.
 pub(crate) fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
     row.get(column).map_err(from_sqlite)
 }

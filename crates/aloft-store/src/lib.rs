@@ -10,6 +10,8 @@ mod page;
 mod records;
 mod runs;
 
+use std::collections::BTreeMap;
+
 use aloft_core::{
     ActionName, ActionState, CacheEntry, CachePlan, Command, Event, Offer, Refusal, Reply, Reservation, RunKey, Scope,
     Time, WorkerId,
@@ -21,7 +23,8 @@ use tokio::sync::watch;
 pub use list::{Cursor, Direction, Field, FieldType, Filter, Listed, Op, SortBy};
 pub use page::{KEPT_FOR, ListQuery, MAX_KEPT, MAX_KEPT_TOGETHER, Page, Position};
 pub use records::{
-    DeployedTask, Domain, DomainUse, LatestRun, Project, SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
+    DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
+    SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
 
@@ -183,7 +186,8 @@ pub trait Store: Send + Sync + 'static {
     /// Wakes when a run's log has grown. The value is a hint, the log is the truth.
     fn changes(&self, run: &RunKey) -> watch::Receiver<u64>;
 
-    /// Wakes when any log has grown, with the place of its newest event.
+    /// Wakes when any log has grown, with the place of its newest event; and when a queue or a limit was changed, because
+    /// what waits may go on then.
     fn feed(&self) -> watch::Receiver<u64>;
 
     /// Runs of a project and domain, or of the whole organisation when those are empty.
@@ -322,6 +326,31 @@ pub trait Store: Send + Sync + 'static {
         after: u64,
         limit: usize,
     ) -> Result<Vec<SettingsVersion>, StoreError>;
+    /// Creates a queue; `false` if one of its name exists, deleted or not. Of those that are deleted, only the last
+    /// [`MAX_DELETED_QUEUES`] are kept.
+    async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError>;
+
+    /// Replaces a queue whose generation is `generation`; `false` if it has another or does not exist.
+    async fn replace_queue(&self, queue: Queue, generation: u64) -> Result<bool, StoreError>;
+
+    /// A queue, deleted or not.
+    async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError>;
+
+    /// Every queue of an organisation by name, deleted or not. Cheap: the dispatcher asks on each of its rounds.
+    async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError>;
+
+    /// What a queue holds.
+    async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError>;
+
+    /// What each queue of an organisation holds, by name; without those that hold nothing.
+    async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError>;
+
+    /// Stores the limits of a project or a domain of it, in place of those whose generation is `generation`, 0 if there
+    /// are none; `false` if that is not so.
+    async fn replace_project_limits(&self, limits: ProjectLimits, generation: u64) -> Result<bool, StoreError>;
+
+    /// Every record of limits of an organisation, by project and domain. Cheap: the dispatcher asks on each of its rounds.
+    async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError>;
 }
 
 /// What a list covers. Empty project and domain mean all of the organisation.

@@ -5,6 +5,8 @@ use aloft_plane::PlaneError;
 use aloft_store::{StoreError, SubmitError};
 use connectrpc::{ConnectError, ErrorCode};
 
+use crate::queues::QueueRefusal;
+
 /// What every handler returns.
 pub(super) type Answer<T> = Result<T, ConnectError>;
 
@@ -83,6 +85,21 @@ impl From<Refusal> for Failure {
                 ErrorCode::FailedPrecondition
             }
             Refusal::TraceNotEnded(_) => ErrorCode::InvalidArgument,
+        };
+        Self(ConnectError::new(code, refusal.to_string()))
+    }
+}
+
+impl From<QueueRefusal> for Failure {
+    fn from(refusal: QueueRefusal) -> Self {
+        let code = match refusal {
+            QueueRefusal::Missing(_) => ErrorCode::NotFound,
+            QueueRefusal::Exists { .. } => ErrorCode::AlreadyExists,
+            QueueRefusal::Deleted(_) | QueueRefusal::Default(_) | QueueRefusal::HasWork { .. } => {
+                ErrorCode::FailedPrecondition
+            }
+            QueueRefusal::Changed { .. } | QueueRefusal::Busy(_) => ErrorCode::Aborted,
+            QueueRefusal::TooMany => ErrorCode::ResourceExhausted,
         };
         Self(ConnectError::new(code, refusal.to_string()))
     }
