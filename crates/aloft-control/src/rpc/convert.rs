@@ -623,6 +623,7 @@ fn attempt(
         log_info: std::iter::once(logs).chain(rendered).collect(),
         outputs: outputs(&attempt.outputs).into(),
         logs_available: has_log(attempt),
+        cluster_events: super::watch::cluster_events_of(attempt),
         phase_transitions: transitions.collect(),
         cluster: control.settings().cluster.clone(),
         cache_status: cache_status(state).into(),
