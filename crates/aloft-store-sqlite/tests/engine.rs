@@ -144,3 +144,18 @@ async fn a_run_that_cannot_be_read_does_not_stop_the_others() {
     fine.unwrap();
     assert!(store.snapshot(&create("good").run, Which::All).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn an_older_database_has_the_domains_that_were_fixed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("../migrations/0001_runs.sql")).unwrap();
+    old.execute_batch("PRAGMA application_id = 0x414c4654; PRAGMA user_version = 1").unwrap();
+    old.execute("INSERT INTO projects (org, id, body) VALUES ('local', 'p', x'7b7d')", []).unwrap();
+    drop(old);
+    let store = open(&path).unwrap();
+    let ids: Vec<_> = store.domains("local").await.unwrap().into_iter().map(|d| d.id).collect();
+    assert_eq!(ids, ["development", "staging", "production"]);
+    assert!(store.domains("other").await.unwrap().is_empty());
+}
