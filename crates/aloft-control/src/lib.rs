@@ -4,9 +4,14 @@
 //! Wire types stop in [`rpc`]; the rest speaks `aloft-core`. Nothing here reads users' bytes: what touches them goes
 //! through [`aloft_plane::DataPlane`] (design rule 7).
 
+mod call;
 mod dispatch;
+mod hold;
+mod lookup;
 mod names;
+mod queues;
 mod reconcile;
+mod recover;
 mod rpc;
 mod settings;
 
@@ -15,10 +20,11 @@ use std::{sync::Arc, time::Duration};
 use aloft_core::{RunKey, Subject, Time};
 use aloft_flyteidl2::flyteidl2::{project::ProjectState, task::RunSpec};
 use aloft_plane::DataPlane;
-use aloft_store::{Project, Store, StoreError};
+use aloft_store::{OfferPlace, Project, Store, StoreError};
 use buffa::Enumeration as _;
 use tokio_util::sync::CancellationToken;
 
+pub use call::callbacks;
 pub use names::check_label;
 pub use rpc::{Limits, router, service};
 
@@ -60,18 +66,25 @@ struct Inner {
     clock: Clock,
     settings: Settings,
     stopping: CancellationToken,
+    /// Where the dispatcher goes on, and its turnstile: one grant at a time.
+    dispatch: tokio::sync::Mutex<OfferPlace>,
+    /// What callbacks are signed with.
+    callback_key: [u8; 32],
 }
 
 impl Control {
-    /// A control plane over `store` that reaches users' data through `data`. It works until `stopping` is cancelled.
+    /// A control plane over `store` that reaches users' data through `data`. It works until `stopping`
+    /// is cancelled. Callbacks are signed with `callback_key`, which must survive a restart.
     pub fn new(
         store: Arc<dyn Store>,
         data: Arc<dyn DataPlane>,
         clock: Clock,
         settings: Settings,
         stopping: CancellationToken,
+        callback_key: [u8; 32],
     ) -> Self {
-        Self(Arc::new(Inner { store, data, clock, settings, stopping }))
+        let dispatch = tokio::sync::Mutex::default();
+        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key }))
     }
 
     /// Records the domains that the default organisation begins with, and returns those that it has.
@@ -119,7 +132,14 @@ impl Control {
 
     /// Runs the reconcilers until the control plane stops.
     pub async fn run(&self) {
-        tokio::join!(self.settle_loop(), self.limits_loop(), self.narrate_loop());
+        tokio::join!(
+            self.settle_loop(),
+            self.limits_loop(),
+            self.lookup_loop(),
+            self.hold_loop(),
+            self.call_loop(),
+            self.narrate_loop(),
+        );
     }
 
     fn store(&self) -> &dyn Store {

@@ -6,23 +6,28 @@
 //! `rusqlite` and not `sqlx`: the writer wants many statements of one transaction without a thread hop for each, and the
 //! crate is a fifth of the size.
 
+mod cache;
 mod error;
 mod hub;
+mod lanes;
 mod list;
 mod places;
+mod queues;
 mod read;
 mod schema;
 mod writer;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use aloft_core::{ActionName, ActionState, Reply, RunKey, Time, WorkerId};
+use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, Domain, DomainUse, FeedItem, ListQuery, ListScope, Logged, Page, Project, RunRecord, RunRow,
-    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, Which,
+    Blob, DeployedTask, Domain, DomainUse, FeedItem, ListQuery, ListScope, Logged, OfferPlace, Offered, Page, Project,
+    ProjectLimits, Queue, QueueLoad, RunRecord, RunRow, SettingsKey, SettingsVersion, Snapshot, Store, StoreError,
+    Submission, SubmitError, TaskId, Which,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -130,6 +135,15 @@ impl SqliteStore {
         })
     }
 
+    /// As [`SqliteStore::record`], for what decides about work that waits.
+    async fn record_and_wake(&self, write: RecordJob) -> Result<bool, StoreError> {
+        let changed = self.record(write).await?;
+        if changed {
+            self.hub.wake();
+        }
+        Ok(changed)
+    }
+
     async fn send<T>(&self, job: Job, answer: oneshot::Receiver<Result<T, SubmitError>>) -> Result<T, SubmitError> {
         let closing = || SubmitError::Store(StoreError::Unavailable("the store is closing".to_owned()));
         self.jobs.send(job).await.map_err(|_| closing())?;
@@ -206,8 +220,64 @@ impl Store for SqliteStore {
         self.read(move |db| read::list_actions(db, &run, &query)).await
     }
 
-    async fn ready(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
-        self.read(move |db| read::ready(db, now, limit)).await
+    async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError> {
+        let after = after.clone();
+        self.read(move |db| lanes::offer(db, now, &after, groups, each)).await
+    }
+
+    async fn lookups(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionState)>, Option<Time>), StoreError> {
+        self.read(move |db| read::lookups(db, now, limit)).await
+    }
+
+    async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
+        self.read(move |db| read::calls_due(db, limit)).await
+    }
+
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError> {
+        let (scope, plan) = (scope.clone(), plan.clone());
+        self.read(move |db| cache::entry(db, &scope, &plan)).await
+    }
+
+    async fn put_cached(
+        &self,
+        scope: &Scope,
+        key: &str,
+        entry: CacheEntry,
+        overwrite: bool,
+    ) -> Result<bool, StoreError> {
+        let (scope, key) = (scope.clone(), key.to_owned());
+        self.record(Box::new(move |tx, now| cache::put(tx, &scope, &key, &entry, overwrite, now))).await
+    }
+
+    async fn drop_cached(&self, scope: &Scope, key: &str, output_uri: &str) -> Result<bool, StoreError> {
+        let (scope, key, uri) = (scope.clone(), key.to_owned(), output_uri.to_owned());
+        self.record(Box::new(move |tx, _| cache::forget(tx, &scope, &key, &uri))).await
+    }
+
+    async fn reserve(
+        &self,
+        scope: &Scope,
+        key: &str,
+        wanted: Reservation,
+        now: Time,
+    ) -> Result<Reservation, StoreError> {
+        let place = cache::Place { scope: scope.clone(), domain: scope.domain.clone(), key: key.to_owned() };
+        let (place, for_read) = (place.clone(), place);
+        let owner = wanted.owner.clone();
+        let taken = self.record(Box::new(move |tx, _| cache::reserve(tx, &place, &wanted, now))).await?;
+        let holder = self.read(move |db| cache::holder(db, &for_read)).await?;
+        match holder {
+            Some(holder) => Ok(holder),
+            // Given back between the two: as good as not held, but by whom cannot be said.
+            None if taken => Ok(Reservation { owner, expires_at: Some(now) }),
+            None => Err(StoreError::Unavailable("the reservation has just changed hands; ask again".to_owned())),
+        }
+    }
+
+    async fn release(&self, scope: &Scope, key: &str, owner: &str) -> Result<bool, StoreError> {
+        let place = cache::Place { scope: scope.clone(), domain: scope.domain.clone(), key: key.to_owned() };
+        let owner = owner.to_owned();
+        self.record(Box::new(move |tx, now| cache::release(tx, &place, &owner, now))).await
     }
 
     async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
@@ -326,6 +396,44 @@ impl Store for SqliteStore {
     ) -> Result<Vec<SettingsVersion>, StoreError> {
         let key = key.clone();
         self.read(move |db| places::settings_history(db, &key, after, limit)).await
+    }
+
+    async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError> {
+        self.record_and_wake(Box::new(move |tx, _| queues::create(tx, &queue))).await
+    }
+
+    async fn replace_queue(&self, queue: Queue, generation: u64) -> Result<bool, StoreError> {
+        self.record_and_wake(Box::new(move |tx, _| queues::replace(tx, &queue, generation))).await
+    }
+
+    async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError> {
+        let (org, name) = (org.to_owned(), name.to_owned());
+        self.read(move |db| queues::one(db, &org, &name)).await
+    }
+
+    async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| queues::all(db, &org)).await
+    }
+
+    async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError> {
+        let (org, name) = (org.to_owned(), name.to_owned());
+        let found = self.read(move |db| queues::loads(db, &org, Some(&name))).await?;
+        Ok(found.into_values().next().unwrap_or_default())
+    }
+
+    async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| queues::loads(db, &org, None)).await
+    }
+
+    async fn replace_project_limits(&self, limits: ProjectLimits, generation: u64) -> Result<bool, StoreError> {
+        self.record_and_wake(Box::new(move |tx, _| queues::replace_limits(tx, &limits, generation))).await
+    }
+
+    async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| queues::limits(db, &org)).await
     }
 }
 

@@ -4,14 +4,17 @@
 use std::{future::Future, sync::Arc};
 
 use aloft_core::{
-    ActionName, AttemptOutcome, Command, EndedBy, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase, Progress,
-    Refusal, Reply, RunInfo, RunKey, Scope, Seed, Subject, TaskError, TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
+    ActionName, Asks, AttemptOutcome, CacheEntry, CachePlan, CacheScope, CacheStatus, Command, ConditionSeed,
+    DEFAULT_QUEUE, EndedBy, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase, Priority, Progress, QueueLimits,
+    QueueSpec, QueueState, Refusal, Reply, Reservation, RunInfo, RunKey, Scope, Seed, Seen, SignalKind, SignalValue,
+    Subject, TaskError, TaskPolicy, TaskRef, TaskSeed, Time, WebhookOutcome, WorkerId,
 };
 use bytes::Bytes;
 
 use crate::{
-    Blob, Cursor, DeployedTask, Direction, Domain, DomainUse, Field, Filter, ListQuery, ListScope, Op, Project,
-    SettingsKey, SettingsVersion, SortBy, Store, StoreError, Submission, SubmitError, TaskId, Which,
+    Blob, Cursor, DeployedTask, Direction, Domain, DomainUse, Field, Filter, ListQuery, ListScope, MAX_DELETED_QUEUES,
+    OfferPlace, Op, Project, ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, SortBy, Store, StoreError,
+    Submission, SubmitError, TaskId, Which,
 };
 
 type Handle = Arc<dyn Store>;
@@ -31,12 +34,20 @@ where
     concurrent_writers_share_commits(make().await).await;
     watchers_miss_nothing(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
+    what_is_in_flight_is_counted(make().await).await;
+    results_are_cached_and_computed_once(make().await).await;
+    reservations_from_outside_lapse(make().await).await;
+    conditions_ask_for_a_call_once(make().await).await;
     the_end_of_a_parent_shows_at_once(make().await).await;
     pages_cover_everything_once(make().await).await;
     filters_select(make().await).await;
     records_are_kept(make().await).await;
     domains_are_kept_while_they_are_used(make().await).await;
     settings_keep_every_version(make().await).await;
+    queues_are_kept(make().await).await;
+    deleted_queues_are_bounded(make().await).await;
+    queues_know_what_they_hold(make().await).await;
+    limits_of_projects_are_kept(make().await).await;
 }
 
 fn key(name: &str) -> RunKey {
@@ -47,7 +58,7 @@ fn action(name: &str) -> ActionName {
     ActionName::new(name).expect("valid")
 }
 
-fn seed(digest: &str, policy: TaskPolicy) -> Box<Seed> {
+fn seed(digest: &str, policy: TaskPolicy) -> Seed {
     let task = TaskRef {
         digest: digest.into(),
         project: "p".into(),
@@ -58,13 +69,15 @@ fn seed(digest: &str, policy: TaskPolicy) -> Box<Seed> {
         short_name: "f".into(),
         environment: "env".into(),
     };
-    Box::new(Seed::Task(TaskSeed {
+    Seed::Task(TaskSeed {
         task,
         policy,
         input_uri: "s3://b/in.pb".into(),
         run_output_base: "s3://b/r".into(),
-        cache_key: String::new(),
-    }))
+        cache: None,
+        queue: DEFAULT_QUEUE.into(),
+        asks: Asks::default(),
+    })
 }
 
 fn create(run: &RunKey, digest: &str) -> Submission {
@@ -73,19 +86,17 @@ fn create(run: &RunKey, digest: &str) -> Submission {
         labels: [("team".to_owned(), run.name.clone())].into(),
         ..RunInfo::default()
     };
-    let command = Command::CreateRun { seed: seed(digest, TaskPolicy::default()), info: Box::new(info) };
+    let command = Command::create_run(seed(digest, TaskPolicy::default()), info);
     let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec") };
     Submission { run: run.clone(), command, blobs: vec![blob] }
 }
 
 fn enqueue(run: &RunKey, name: &str, parent: &str) -> Submission {
-    let command = Command::Enqueue {
-        action: action(name),
-        parent: action(parent),
-        group: "g".into(),
-        seed: seed("d", TaskPolicy::default()),
-    };
-    Submission::new(run.clone(), command)
+    enqueue_seed(run, name, parent, seed("d", TaskPolicy::default()))
+}
+
+fn enqueue_seed(run: &RunKey, name: &str, parent: &str, seed: Seed) -> Submission {
+    Submission::new(run.clone(), Command::enqueue(action(name), action(parent), "g", seed))
 }
 
 fn lease(run: &RunKey, name: &str, worker: &str, token: u64) -> Submission {
@@ -214,16 +225,13 @@ async fn leases_and_limits_are_indexed(store: Handle) {
     let run = key("r1");
     ok(&store, create(&run, "d")).await;
     let policy = TaskPolicy { max_runtime_ms: Some(1), ..TaskPolicy::default() };
-    let timed =
-        Command::Enqueue { action: action("x1"), parent: action("a0"), group: String::new(), seed: seed("d", policy) };
-    ok(&store, Submission::new(run.clone(), timed)).await;
+    ok(&store, enqueue_seed(&run, "x1", "a0", seed("d", policy))).await;
     let far = Time::from_micros(i64::MAX / 2);
-    let (ready, _) = store.ready(far, 10).await.unwrap();
-    assert_eq!(ready.len(), 2);
-    let (none, next) = store.ready(Time::from_micros(0), 10).await.unwrap();
-    assert!(none.is_empty() && next.is_some(), "what becomes ready later is announced");
+    assert_eq!(waiting(&store, far).await, [(run.clone(), action("a0")), (run.clone(), action("x1"))]);
+    let none = store.offer(Time::from_micros(0), &OfferPlace::default(), 10, 10).await.unwrap();
+    assert!(none.offer.groups.is_empty() && none.next_ready.is_some(), "what becomes ready later is announced");
     ok(&store, lease(&run, "x1", "w", 5)).await;
-    assert_eq!(store.ready(far, 10).await.unwrap().0, [(run.clone(), action("a0"))]);
+    assert_eq!(waiting(&store, far).await, [(run.clone(), action("a0"))]);
     let held = store.held_by(&WorkerId("w".into())).await.unwrap();
     assert_eq!(held.len(), 1);
     assert!(store.due(far, 10).await.unwrap().0.is_empty(), "the runtime counts from the start of the code");
@@ -234,6 +242,165 @@ async fn leases_and_limits_are_indexed(store: Handle) {
     ok(&store, report(&run, "x1", 5, ended)).await;
     assert!(store.due(far, 10).await.unwrap().0.is_empty());
     assert!(store.held_by(&WorkerId("w".into())).await.unwrap().is_empty());
+}
+
+/// Everything that may be handed out at `now`, read in parts of one group.
+async fn waiting(store: &Handle, now: Time) -> Vec<(RunKey, ActionName)> {
+    let (mut found, mut at) = (Vec::new(), OfferPlace::default());
+    loop {
+        let part = store.offer(now, &at, 1, 100).await.unwrap();
+        for group in &part.offer.groups {
+            let run = &part.offer.runs[group.run].run;
+            found.extend(group.candidates.iter().map(|c| (run.clone(), c.action.clone())));
+        }
+        match part.next {
+            Some(next) => at = next,
+            None => return found,
+        }
+    }
+}
+
+async fn what_is_in_flight_is_counted(store: Handle) {
+    let far = Time::from_micros(i64::MAX / 2);
+    let run = key("r1");
+    let info = RunInfo { max_action_concurrency: Some(3), ..RunInfo::default() };
+    ok(&store, Submission::new(run.clone(), Command::create_run(seed("d", TaskPolicy::default()), info))).await;
+    let in_flight = || async {
+        let part = store.offer(far, &OfferPlace::default(), 10, 10).await.unwrap();
+        let found = part.offer.runs.iter().find(|r| r.run == run).expect("it has work waiting").clone();
+        assert_eq!(found.max_actions, Some(3));
+        (found.in_flight, found.started)
+    };
+    assert_eq!(in_flight().await, (0, false));
+    ok(&store, lease(&run, "a0", "w", 1)).await;
+    ok(&store, enqueue(&run, "x1", "a0")).await;
+    ok(&store, enqueue(&run, "x2", "a0")).await;
+    assert_eq!(in_flight().await, (0, true), "a parent with unfinished children does not count");
+    ok(&store, lease(&run, "x1", "w", 2)).await;
+    assert_eq!(in_flight().await, (1, true));
+    ok(&store, enqueue(&run, "x3", "x2")).await;
+    ok(&store, report(&run, "x1", 2, done())).await;
+    assert_eq!(in_flight().await, (0, true));
+    ok(&store, Submission::new(run.clone(), abort("x2"))).await;
+    ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x3")] })).await;
+    ok(&store, enqueue(&run, "x4", "a0")).await;
+    ok(&store, Submission::new(run.clone(), abort("x4"))).await;
+    ok(&store, create(&key("r2"), "d")).await;
+    let part = store.offer(far, &OfferPlace::default(), 10, 10).await.unwrap();
+    assert_eq!(part.offer.runs.len(), 1, "{part:?}");
+    let held = store.held_by(&WorkerId("w".into())).await.unwrap();
+    assert_eq!(held.len(), 1, "the parent alone, which counts again");
+}
+
+fn abort(name: &str) -> Command {
+    Command::Abort { action: action(name), by: EndedBy { subject: "me".into(), reason: "no".into() } }
+}
+
+fn cached(serialize: bool, scope: CacheScope) -> Seed {
+    let Seed::Task(mut task) = seed("d", TaskPolicy::default()) else { unreachable!("seed makes tasks") };
+    task.cache = Some(CachePlan { key: "k".into(), serialize, scope, ..CachePlan::default() });
+    Seed::Task(task)
+}
+
+async fn look_up(store: &Handle, run: &RunKey, name: &str, seen: Seen) -> Reply {
+    ok(store, Submission::new(run.clone(), Command::LookUp { action: action(name), seen })).await
+}
+
+async fn due_lookups(store: &Handle, now: Time) -> Vec<String> {
+    store.lookups(now, 10).await.unwrap().0.into_iter().map(|(_, s)| s.name.to_string()).collect()
+}
+
+async fn results_are_cached_and_computed_once(store: Handle) {
+    let far = Time::from_micros(i64::MAX / 2);
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    for name in ["x1", "x2"] {
+        ok(&store, enqueue_seed(&run, name, "a0", cached(true, CacheScope::Global))).await;
+    }
+    assert_eq!(due_lookups(&store, far).await, ["x1", "x2"]);
+    assert_eq!(waiting(&store, far).await.len(), 1, "nothing is handed out before its lookup");
+    look_up(&store, &run, "x1", Seen::Nothing).await;
+    look_up(&store, &run, "x2", Seen::Nothing).await;
+    assert!(due_lookups(&store, far).await.is_empty(), "who waits does not look");
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    let outputs = OutputRefs { output_uri: "s3://b/r/x1/1".into(), ..OutputRefs::default() };
+    ok(&store, report(&run, "x1", 1, Progress::Ended(AttemptOutcome::Succeeded(outputs)))).await;
+    assert_eq!(due_lookups(&store, far).await, ["x2"], "the end of the holder wakes them");
+    look_up(&store, &run, "x2", Seen::Data { output_uri: "s3://b/r/x1/1".into() }).await;
+    let hit = store.snapshot(&run, Which::One(action("x2"))).await.unwrap().unwrap().actions.remove(0);
+    assert_eq!((hit.phase, hit.cache.status), (Phase::Succeeded, CacheStatus::Hit));
+    assert_eq!(hit.cache.source.unwrap().action, action("x1"));
+
+    // From another domain of the project only where the scope says so.
+    let plan = |scope| CachePlan { key: "k".into(), scope, ..CachePlan::default() };
+    let elsewhere = Scope::new("local", "p", "production").unwrap();
+    assert!(store.cached(&elsewhere, &plan(CacheScope::Global)).await.unwrap().is_some());
+    assert!(store.cached(&elsewhere, &plan(CacheScope::ProjectDomain)).await.unwrap().is_none());
+    let stranger = Scope::new("local", "q", "development").unwrap();
+    assert!(store.cached(&stranger, &plan(CacheScope::Global)).await.unwrap().is_none());
+
+    // A result that is gone is forgotten, unless it was replaced meanwhile.
+    assert!(!store.drop_cached(&run.scope, "k", "s3://b/other").await.unwrap());
+    assert!(store.drop_cached(&run.scope, "k", "s3://b/r/x1/1").await.unwrap());
+    assert!(store.cached(&run.scope, &plan(CacheScope::Global)).await.unwrap().is_none());
+}
+
+async fn reservations_from_outside_lapse(store: Handle) {
+    let far = Time::from_micros(i64::MAX / 2);
+    let run = key("r1");
+    let wanted = |owner: &str, until: Time| Reservation { owner: owner.into(), expires_at: Some(until) };
+    let now = Time::from_micros(1);
+    let soon = Time::from_micros(i64::MAX / 4);
+    let held = store.reserve(&run.scope, "k", wanted("me", soon), now).await.unwrap();
+    assert_eq!(held.owner, "me");
+    let held = store.reserve(&run.scope, "k", wanted("you", soon), now).await.unwrap();
+    assert_eq!(held.owner, "me", "at most one holds");
+    let held = store.reserve(&run.scope, "k", wanted("you", far), soon).await.unwrap();
+    assert_eq!(held.owner, "you", "one that lapsed is replaced");
+    assert!(!store.release(&run.scope, "k", "me").await.unwrap());
+
+    ok(&store, create(&run, "d")).await;
+    ok(&store, enqueue_seed(&run, "x1", "a0", cached(true, CacheScope::ProjectDomain))).await;
+    look_up(&store, &run, "x1", Seen::Nothing).await;
+    assert_eq!(due_lookups(&store, far).await, ["x1"], "due again when the reservation lapses");
+    assert!(due_lookups(&store, soon).await.is_empty());
+    assert!(store.release(&run.scope, "k", "you").await.unwrap());
+    assert_eq!(due_lookups(&store, soon).await, ["x1"]);
+    let entry = CacheEntry {
+        outputs: OutputRefs { output_uri: "s3://b/mine".into(), ..OutputRefs::default() },
+        source: None,
+        metadata: vec![1],
+        created_at: now,
+        updated_at: now,
+    };
+    assert!(store.put_cached(&run.scope, "k", entry.clone(), false).await.unwrap());
+    assert!(!store.put_cached(&run.scope, "k", entry.clone(), false).await.unwrap());
+    assert!(store.put_cached(&run.scope, "k", entry, true).await.unwrap());
+}
+
+async fn conditions_ask_for_a_call_once(store: Handle) {
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    let condition = Seed::Condition(ConditionSeed {
+        name: "approve".into(),
+        kind: SignalKind::Bool,
+        timeout_ms: Some(5),
+        webhook: true,
+        spec_digest: String::new(),
+    });
+    ok(&store, enqueue_seed(&run, "c1", "a0", condition)).await;
+    assert_eq!(store.calls_due(10).await.unwrap().len(), 1);
+    let far = Time::from_micros(i64::MAX / 2);
+    assert_eq!(store.due(far, 10).await.unwrap().0, [(run.clone(), action("c1"))], "its timeout is a timer");
+    let called = Command::Called { action: action("c1"), outcome: WebhookOutcome::Delivered };
+    ok(&store, Submission::new(run.clone(), called)).await;
+    assert!(store.calls_due(10).await.unwrap().is_empty());
+    let signal = |v| Command::Signal { action: action("c1"), value: SignalValue::Bool(v), by: Subject::default() };
+    assert_eq!(ok(&store, Submission::new(run.clone(), signal(true))).await, Reply::Done);
+    assert_eq!(ok(&store, Submission::new(run.clone(), signal(true))).await, Reply::Unchanged);
+    let other = store.submit(Submission::new(run.clone(), signal(false))).await;
+    assert!(matches!(other, Err(SubmitError::Refused(Refusal::SignalledAlready(_)))), "{other:?}");
+    assert!(store.due(far, 10).await.unwrap().0.is_empty());
 }
 
 async fn the_end_of_a_parent_shows_at_once(store: Handle) {
@@ -458,4 +625,122 @@ async fn settings_keep_every_version(store: Handle) {
     // Two edits of the same version at a time: one of them is told so.
     let (one, two) = tokio::join!(store.put_settings(version(&org, 2)), store.put_settings(version(&org, 2)));
     assert!(one.unwrap() ^ two.unwrap());
+}
+
+fn queue(name: &str) -> Queue {
+    Queue {
+        org: "local".into(),
+        name: name.into(),
+        spec: QueueSpec::default(),
+        state: QueueState::Active,
+        generation: 1,
+        created_at: Time::from_micros(10),
+        created_by: Subject { id: "me".into(), ..Subject::default() },
+        updated_at: Time::from_micros(10),
+        deleted_at: None,
+    }
+}
+
+async fn queues_are_kept(store: Handle) {
+    let mut feed = store.feed();
+    let mut woken = || {
+        let woken = feed.has_changed().expect("the store is open");
+        feed.mark_unchanged();
+        woken
+    };
+    let first = queue("bulk");
+    assert!(store.create_queue(first.clone()).await.unwrap());
+    assert!(woken(), "what waits may go on");
+    assert!(!store.create_queue(Queue { generation: 9, ..first.clone() }).await.unwrap(), "once");
+    assert!(!woken(), "nothing has changed");
+    assert!(store.create_queue(Queue { org: "other".into(), ..first.clone() }).await.unwrap());
+    assert_eq!(store.queue("local", "bulk").await.unwrap(), Some(first.clone()));
+    assert_eq!(store.queue("local", "nothere").await.unwrap(), None);
+
+    let limits = QueueLimits { run_concurrency: Some(0), ..QueueLimits::default() };
+    let spec = QueueSpec { limits, priority: Priority::High, ..QueueSpec::default() };
+    let second = Queue { spec, state: QueueState::Draining, generation: 2, ..first.clone() };
+    for wrong in [0, 2, u64::MAX] {
+        assert!(!store.replace_queue(second.clone(), wrong).await.unwrap(), "it has not generation {wrong}");
+    }
+    assert_eq!(store.queue("local", "bulk").await.unwrap(), Some(first.clone()));
+    woken();
+    assert!(store.replace_queue(second.clone(), 1).await.unwrap());
+    assert!(woken(), "a limit that was raised lets something go on");
+    assert!(!store.replace_queue(second.clone(), 1).await.unwrap(), "of two who read the same one, one wins");
+    let nowhere = Queue { name: "nothere".into(), ..second.clone() };
+    assert!(!store.replace_queue(nowhere, 1).await.unwrap());
+
+    let third = Queue { generation: 3, deleted_at: Some(Time::from_micros(30)), ..second };
+    assert!(store.replace_queue(third.clone(), 2).await.unwrap());
+    assert!(!store.create_queue(first).await.unwrap(), "a deleted queue keeps its name");
+    assert!(store.create_queue(queue("Alpha")).await.unwrap());
+    assert_eq!(store.queues("local").await.unwrap(), [queue("Alpha"), third], "by name, deleted too");
+    assert!(store.queues("nowhere").await.unwrap().is_empty());
+}
+
+async fn deleted_queues_are_bounded(store: Handle) {
+    let make = |number: usize| {
+        let deleted_at = (number > 0).then(|| Time::from_micros(number as i64));
+        let (store, made) = (Arc::clone(&store), Queue { deleted_at, ..queue(&format!("q{number:04}")) });
+        tokio::spawn(async move { assert!(store.create_queue(made).await.unwrap()) })
+    };
+    // Together, so that they share commits; the first is not deleted.
+    for task in (0..MAX_DELETED_QUEUES + 3).map(make).collect::<Vec<_>>() {
+        task.await.expect("no panic");
+    }
+    assert!(store.create_queue(queue("last")).await.unwrap());
+    let names: Vec<_> = store.queues("local").await.unwrap().into_iter().map(|q| q.name).collect();
+    assert_eq!(names.len(), 1 + 1 + MAX_DELETED_QUEUES, "what is not deleted is kept");
+    assert_eq!(names[..3], ["last", "q0000", "q0003"], "those deleted longest ago are gone");
+}
+
+async fn queues_know_what_they_hold(store: Handle) {
+    let run = key("r1");
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), QueueLoad::default());
+    ok(&store, create(&run, "d")).await;
+    ok(&store, enqueue(&run, "x1", "a0")).await;
+    ok(&store, enqueue(&run, "x2", "a0")).await;
+    let load = |waiting, running, runs| QueueLoad { waiting, running, runs };
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), load(3, 0, 0));
+    ok(&store, lease(&run, "a0", "w", 1)).await;
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), load(2, 1, 1));
+    ok(&store, lease(&run, "x1", "w", 2)).await;
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), load(1, 2, 1));
+    assert_eq!(store.queue_loads("local").await.unwrap(), [(DEFAULT_QUEUE.to_owned(), load(1, 2, 1))].into());
+    assert_eq!(store.queue_load("local", "other").await.unwrap(), QueueLoad::default());
+    assert!(store.queue_loads("other").await.unwrap().is_empty(), "an organisation's own");
+    for (name, token) in [("x1", 2), ("a0", 1)] {
+        ok(&store, report(&run, name, token, done())).await;
+    }
+    ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
+    assert!(store.queue_loads("local").await.unwrap().is_empty());
+}
+
+async fn limits_of_projects_are_kept(store: Handle) {
+    let limits = |project: &str, domain: &str| ProjectLimits {
+        org: "local".into(),
+        project: project.into(),
+        domain: domain.into(),
+        depth: Some(5),
+        generation: 1,
+        updated_at: Time::from_micros(10),
+        ..ProjectLimits::default()
+    };
+    let first = limits("p", "");
+    assert!(!store.replace_project_limits(first.clone(), 1).await.unwrap(), "there are none");
+    let mut feed = store.feed();
+    feed.mark_unchanged();
+    assert!(store.replace_project_limits(first.clone(), 0).await.unwrap());
+    assert!(feed.has_changed().expect("the store is open"), "what waits may go on");
+    assert!(!store.replace_project_limits(first.clone(), 0).await.unwrap(), "there are some");
+    let second = ProjectLimits { depth: None, action_concurrency: Some(0), generation: 2, ..first };
+    assert!(!store.replace_project_limits(second.clone(), 2).await.unwrap());
+    assert!(store.replace_project_limits(second.clone(), 1).await.unwrap());
+    for (project, domain) in [("p", "production"), ("o", "development")] {
+        assert!(store.replace_project_limits(limits(project, domain), 0).await.unwrap());
+    }
+    let all = [limits("o", "development"), second, limits("p", "production")];
+    assert_eq!(store.project_limits("local").await.unwrap(), all);
+    assert!(store.project_limits("other").await.unwrap().is_empty());
 }

@@ -8,13 +8,21 @@ pub mod conformance;
 mod list;
 mod records;
 
-use aloft_core::{ActionName, ActionState, Command, Event, Refusal, Reply, RunInfo, RunKey, Time, WorkerId};
+use std::collections::BTreeMap;
+
+use aloft_core::{
+    ActionName, ActionState, CacheEntry, CachePlan, Command, Event, Offer, Refusal, Reply, Reservation, RunInfo,
+    RunKey, Scope, Time, WorkerId,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use list::{Cursor, Direction, Field, Filter, ListQuery, Op, Page, SortBy};
-pub use records::{DeployedTask, Domain, DomainUse, Project, SettingsKey, SettingsVersion, TaskId};
+pub use records::{
+    DeployedTask, Domain, DomainUse, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad, SettingsKey,
+    SettingsVersion, TaskId,
+};
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +149,26 @@ pub struct Snapshot {
     pub actions: Vec<ActionState>,
 }
 
+/// A place in the order in which waiting groups are offered. The default is the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfferPlace {
+    /// An engine's own number of the run.
+    pub run: i64,
+    /// The queue.
+    pub queue: String,
+}
+
+/// A part of what waits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Offered {
+    /// What waits.
+    pub offer: Offer,
+    /// Where to go on; `None` if this was the last part.
+    pub next: Option<OfferPlace>,
+    /// When the next action becomes ready after the time asked about.
+    pub next_ready: Option<Time>,
+}
+
 /// The store of record. Every method that changes something answers after commit (design rule 3).
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -165,7 +193,8 @@ pub trait Store: Send + Sync + 'static {
     /// Wakes when a run's log has grown. The value is a hint, the log is the truth.
     fn changes(&self, run: &RunKey) -> watch::Receiver<u64>;
 
-    /// Wakes when any log has grown, with the place of its newest event.
+    /// Wakes when any log has grown, with the place of its newest event; and when a queue or a limit was changed, because
+    /// what waits may go on then.
     fn feed(&self) -> watch::Receiver<u64>;
 
     /// Runs of a project and domain, or of the whole organisation when those are empty.
@@ -174,9 +203,44 @@ pub trait Store: Send + Sync + 'static {
     /// Actions of a run.
     async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError>;
 
-    /// Up to `limit` actions that wait for a worker and may start by `now`, longest ready first, deeper first among
-    /// equals; and when the next one after `now` becomes ready.
-    async fn ready(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError>;
+    /// What waits for a worker and may start by `now`, with all that limits it: up to `groups` groups of one run and queue
+    /// after the place `after`, up to `each` candidates of each.
+    async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError>;
+
+    /// Up to `limit` actions whose cache lookup is due by `now`, and when the next after `now` is.
+    async fn lookups(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionState)>, Option<Time>), StoreError>;
+
+    /// Up to `limit` conditions that ask for a call which nobody has made, oldest first.
+    async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError>;
+
+    /// The entry that work of `scope` with this plan may use, fresh or not.
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError>;
+
+    /// Caches a result under `key` in `scope`; `false` if there is one already and `overwrite` does not hold.
+    async fn put_cached(
+        &self,
+        scope: &Scope,
+        key: &str,
+        entry: CacheEntry,
+        overwrite: bool,
+    ) -> Result<bool, StoreError>;
+
+    /// Forgets the result under `key` in `scope`, or only if it lies at `output_uri` where that is not empty; `false` if
+    /// there was none.
+    async fn drop_cached(&self, scope: &Scope, key: &str, output_uri: &str) -> Result<bool, StoreError>;
+
+    /// Takes or extends the reservation of `key` in `scope` for a client that calls itself `wanted.owner`, unless another
+    /// holds it at `now`. Answers who holds it then.
+    async fn reserve(
+        &self,
+        scope: &Scope,
+        key: &str,
+        wanted: Reservation,
+        now: Time,
+    ) -> Result<Reservation, StoreError>;
+
+    /// Gives the reservation of `key` in `scope` back; `false` if `owner` did not hold it.
+    async fn release(&self, scope: &Scope, key: &str, owner: &str) -> Result<bool, StoreError>;
 
     /// Up to `limit` actions of which a time limit has passed by `now`, and when the next limit after `now` passes.
     async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError>;
@@ -247,6 +311,31 @@ pub trait Store: Send + Sync + 'static {
         after: u64,
         limit: usize,
     ) -> Result<Vec<SettingsVersion>, StoreError>;
+    /// Creates a queue; `false` if one of its name exists, deleted or not. Of those that are deleted, only the last
+    /// [`MAX_DELETED_QUEUES`] are kept.
+    async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError>;
+
+    /// Replaces a queue whose generation is `generation`; `false` if it has another or does not exist.
+    async fn replace_queue(&self, queue: Queue, generation: u64) -> Result<bool, StoreError>;
+
+    /// A queue, deleted or not.
+    async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError>;
+
+    /// Every queue of an organisation by name, deleted or not. Cheap: the dispatcher asks on each of its rounds.
+    async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError>;
+
+    /// What a queue holds.
+    async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError>;
+
+    /// What each queue of an organisation holds, by name; without those that hold nothing.
+    async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError>;
+
+    /// Stores the limits of a project or a domain of it, in place of those whose generation is `generation`, 0 if there
+    /// are none; `false` if that is not so.
+    async fn replace_project_limits(&self, limits: ProjectLimits, generation: u64) -> Result<bool, StoreError>;
+
+    /// Every record of limits of an organisation, by project and domain. Cheap: the dispatcher asks on each of its rounds.
+    async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError>;
 }
 
 /// What a list covers. Empty project and domain mean all of the organisation.

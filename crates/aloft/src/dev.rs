@@ -25,6 +25,7 @@ use aloft_plane::{AttemptId, LeasedAttempt, LogStream, PlaneError};
 use aloft_store::StoreError;
 use aloft_store_sqlite::SqliteStore;
 use clap::Args as ClapArgs;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +37,7 @@ use crate::{
 };
 
 /// The port that `flyte create config --devbox` points at.
-const DEFAULT_PORT: u16 = 30080;
+pub(crate) const DEFAULT_PORT: u16 = 30080;
 
 /// Where the `flyte` CLI looks for its configuration.
 const USUAL_CONFIG: &str = ".flyte/config.yaml";
@@ -130,7 +131,8 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let url = format!("http://localhost:{port}");
 
     let store = open_store(&dir)?;
-    let objects = Objects::local(&dir.join("objects"), BUCKET, &url, Keys::new(dir.master_secret()?))
+    let secret = dir.master_secret()?;
+    let objects = Objects::local(&dir.join("objects"), BUCKET, &url, Keys::new(secret))
         .map_err(|e| Exit::new(Kind::DataDir, e.to_string()))?;
     let stopping = CancellationToken::new();
     let environments = Arc::new(env::Envs::new(&dir.join("envs"), args.python.clone(), objects.clone()));
@@ -141,7 +143,9 @@ async fn dev(args: Args) -> Result<(), Exit> {
     if !args.domains.is_empty() {
         settings.domains.clone_from(&args.domains);
     }
-    let control = Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone());
+    let signed_with = callback_key(&secret);
+    let control =
+        Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone(), signed_with);
     let domain = first_records(&control, &args.domains).await?;
 
     // From here on there is something to end well.
@@ -262,7 +266,8 @@ async fn first_records(control: &Control, wanted: &[String]) -> Result<String, E
     Ok(usual.map_or_else(|| USUAL_DOMAIN.to_owned(), String::clone))
 }
 
-fn default_data_dir() -> Result<PathBuf, Exit> {
+/// Where everything is kept when nobody says where.
+pub(crate) fn default_data_dir() -> Result<PathBuf, Exit> {
     let base = match std::env::var_os("XDG_DATA_HOME").filter(|v| !v.is_empty()) {
         Some(dir) => PathBuf::from(dir),
         None => {
@@ -273,6 +278,11 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
         }
     };
     Ok(base.join("aloft/dev"))
+}
+
+/// What callbacks are signed with. Not the master secret itself, which other credentials are derived from.
+fn callback_key(secret: &[u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update(b"aloft callbacks").chain_update(secret).finalize().into()
 }
 
 fn open_store(dir: &DataDir) -> Result<SqliteStore, Exit> {

@@ -5,6 +5,8 @@ use aloft_plane::PlaneError;
 use aloft_store::{StoreError, SubmitError};
 use connectrpc::{ConnectError, ErrorCode};
 
+use crate::queues::QueueRefusal;
+
 /// What every handler returns.
 pub(super) type Answer<T> = Result<T, ConnectError>;
 
@@ -67,12 +69,37 @@ impl From<BadName> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
-            Refusal::NoSuchRun | Refusal::NoSuchAction(_) | Refusal::NoSuchParent(_) => ErrorCode::NotFound,
+            Refusal::NoSuchRun | Refusal::NoSuchAction(_) | Refusal::NoSuchParent(_) | Refusal::NoSuchQueue(_) => {
+                ErrorCode::NotFound
+            }
+            // The SDK's controller slows down and tries again for as long as it takes.
+            Refusal::Full { .. } => ErrorCode::ResourceExhausted,
+            // Final for the action, where the SDK would try FAILED_PRECONDITION a hundred times.
+            Refusal::QueueClosed { .. } | Refusal::WrongSignal { .. } | Refusal::NotACondition(_) => {
+                ErrorCode::InvalidArgument
+            }
             Refusal::DifferentWork { .. } => ErrorCode::AlreadyExists,
             // The SDK's controller stops its task on ABORTED, and retries FAILED_PRECONDITION a hundred times.
             Refusal::AncestorEnded { .. } => ErrorCode::Aborted,
-            Refusal::Ended { .. } | Refusal::Fenced { .. } | Refusal::NotReady(_) => ErrorCode::FailedPrecondition,
+            Refusal::Ended { .. } | Refusal::Fenced { .. } | Refusal::NotReady(_) | Refusal::SignalledAlready(_) => {
+                ErrorCode::FailedPrecondition
+            }
             Refusal::TraceNotEnded(_) => ErrorCode::InvalidArgument,
+        };
+        Self(ConnectError::new(code, refusal.to_string()))
+    }
+}
+
+impl From<QueueRefusal> for Failure {
+    fn from(refusal: QueueRefusal) -> Self {
+        let code = match refusal {
+            QueueRefusal::Missing(_) => ErrorCode::NotFound,
+            QueueRefusal::Exists { .. } => ErrorCode::AlreadyExists,
+            QueueRefusal::Deleted(_) | QueueRefusal::Default(_) | QueueRefusal::HasWork { .. } => {
+                ErrorCode::FailedPrecondition
+            }
+            QueueRefusal::Changed { .. } | QueueRefusal::Busy(_) => ErrorCode::Aborted,
+            QueueRefusal::TooMany => ErrorCode::ResourceExhausted,
         };
         Self(ConnectError::new(code, refusal.to_string()))
     }

@@ -3,14 +3,18 @@
 //! An RPC that no line here names is answered UNIMPLEMENTED with its name.
 
 mod actions;
+mod cache;
+mod condition;
 mod convert;
 mod data;
 mod domain;
 mod error;
 mod identity;
+mod limits;
 mod list;
 mod place;
 mod project;
+mod queue;
 mod run;
 mod settings;
 mod task;
@@ -39,11 +43,11 @@ impl Default for Limits {
 }
 
 macro_rules! routes {
-    ($router:expr, $control:expr, $($service:literal { $($kind:ident $method:literal => $path:path),* $(,)? })*) => {{
+    ($router:expr, $control:expr, $package:literal, $($service:literal { $($kind:ident $method:literal => $path:path),* $(,)? })*) => {{
         let mut router: Router = $router;
         $($({
             let control: Control = $control.clone();
-            router = routes!(@one $kind router, concat!("flyteidl2.", $service), $method, control, $path);
+            router = routes!(@one $kind router, concat!($package, ".", $service), $method, control, $path);
         })*)*
         router
     }};
@@ -75,11 +79,12 @@ macro_rules! routes {
 
 /// Every RPC that is served, on connectrpc's router.
 pub fn router(control: &Control) -> Router {
-    routes!(Router::new(), control,
+    let router = routes!(Router::new(), control, "flyteidl2",
         "workflow.RunService" {
             traced "CreateRun" => run::create_run,
             call "AbortRun" => run::abort_run,
             call "AbortAction" => run::abort_action,
+            call "SignalEvent" => condition::signal_event,
             read "GetRunDetails" => run::get_run_details,
             read "GetActionDetails" => run::get_action_details,
             read "GetActionData" => run::get_action_data,
@@ -109,7 +114,22 @@ pub fn router(control: &Control) -> Router {
         "actions.ActionsService" {
             call "Enqueue" => actions::enqueue,
             call "Abort" => actions::abort,
+            call "Signal" => condition::signal,
             stream "WatchForUpdates" => actions::watch_for_updates,
+        }
+        "cacheservice.CacheService" {
+            read "Get" => cache::get,
+            call "Put" => cache::put,
+            call "Delete" => cache::delete,
+            call "GetOrExtendReservation" => cache::reserve,
+            call "ReleaseReservation" => cache::release,
+        }
+        "cacheservice.v2.CacheService" {
+            read "Get" => cache::v2::get,
+            call "Put" => cache::v2::put,
+            call "Delete" => cache::v2::delete,
+            call "GetOrExtendReservation" => cache::v2::reserve,
+            call "ReleaseReservation" => cache::v2::release,
         }
         "task.TaskService" {
             call "DeployTask" => task::deploy,
@@ -150,6 +170,22 @@ pub fn router(control: &Control) -> Router {
             read "GetPublicClientConfig" => identity::public_client_config,
         }
         "auth.IdentityService" { call "UserInfo" => identity::user_info }
+    );
+    routes!(router, control, "aloft.v1",
+        "QueueService" {
+            call "CreateQueue" => queue::create,
+            call "UpdateQueue" => queue::update,
+            call "UpdateQueueState" => queue::update_state,
+            call "DeleteQueue" => queue::delete,
+            call "UndeleteQueue" => queue::undelete,
+            read "GetQueue" => queue::get,
+            read "ListQueues" => queue::list,
+        }
+        "LimitsService" {
+            call "UpdateProjectLimits" => limits::update,
+            read "GetProjectLimits" => limits::get,
+            read "ListProjectLimits" => limits::list,
+        }
     )
 }
 

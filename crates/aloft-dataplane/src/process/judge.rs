@@ -89,6 +89,11 @@ pub fn judge(results: Results, exit: &ExitRecord, output_prefix: &str) -> Attemp
 }
 
 fn from_document(error: ContainerError, outputs: OutputRefs) -> AttemptOutcome {
+    AttemptOutcome::Failed(task_error(error), outputs)
+}
+
+/// What an error document says.
+pub fn task_error(error: ContainerError) -> TaskError {
     let kind = match error.origin.as_known() {
         Some(execution_error::ErrorKind::SYSTEM) => ErrorKind::System,
         Some(execution_error::ErrorKind::USER) => ErrorKind::User,
@@ -96,7 +101,7 @@ fn from_document(error: ContainerError, outputs: OutputRefs) -> AttemptOutcome {
     };
     let recoverable = error.kind == container_error::Kind::RECOVERABLE;
     let code = if error.code.is_empty() { "Unknown".to_owned() } else { error.code };
-    AttemptOutcome::Failed(TaskError::new(code, error.message, kind, recoverable), outputs)
+    TaskError::new(code, error.message, kind, recoverable)
 }
 
 /// An attempt whose process ended without a result.
