@@ -47,6 +47,7 @@ where
     queues_are_kept(make().await).await;
     deleted_queues_are_bounded(make().await).await;
     queues_know_what_they_hold(make().await).await;
+    queues_and_projects_take_so_much(make().await).await;
     limits_of_projects_are_kept(make().await).await;
 }
 
@@ -715,6 +716,78 @@ async fn queues_know_what_they_hold(store: Handle) {
     }
     ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
     assert!(store.queue_loads("local").await.unwrap().is_empty());
+}
+
+async fn queues_and_projects_take_so_much(store: Handle) {
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    let into = |name: &str, queue: &str| {
+        let mut seed = seed("d", TaskPolicy::default());
+        if let Seed::Task(task) = &mut seed {
+            task.queue = queue.into();
+        }
+        let mut enqueued = enqueue(&run, name, "a0");
+        if let Command::Enqueue { seed: enqueued, .. } = &mut enqueued.command {
+            **enqueued = seed;
+        }
+        enqueued
+    };
+    let refused = |submission| {
+        let store = Arc::clone(&store);
+        async move {
+            match store.submit(submission).await {
+                Err(SubmitError::Refused(refusal)) => refusal,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(refused(into("x1", "bulk")).await, Refusal::NoSuchQueue("bulk".into()));
+    let limits = QueueLimits { depth: Some(1), action_concurrency: Some(1), ..QueueLimits::default() };
+    let mut bulk = queue("bulk");
+    bulk.spec = QueueSpec { limits, priority: Priority::High, ..QueueSpec::default() };
+    assert!(store.create_queue(bulk.clone()).await.unwrap());
+    ok(&store, into("x1", "bulk")).await;
+    assert_eq!(refused(into("x2", "bulk")).await, Refusal::Full { what: "queue bulk".into(), depth: 1 });
+    let load = QueueLoad { waiting: 1, ..QueueLoad::default() };
+    assert_eq!(store.queue_load("local", "bulk").await.unwrap(), load);
+    let offered = store.offer(Time::from_micros(i64::MAX / 2), &OfferPlace::default(), 10, 10).await.unwrap();
+    let lane = offered.offer.queues.iter().find(|lane| lane.name == "queue bulk").expect("it has work");
+    assert_eq!(lane.spec, bulk.spec);
+
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    assert_eq!(refused(into("x2", "bulk")).await, Refusal::Full { what: "queue bulk".into(), depth: 1 }, "it runs");
+    ok(&store, report(&run, "x1", 1, done())).await;
+    let draining = Queue { state: QueueState::Draining, generation: 2, ..bulk.clone() };
+    let drained = Queue { state: QueueState::Drained, generation: 3, ..bulk.clone() };
+    let deleted = Queue { deleted_at: Some(Time::from_micros(1)), generation: 4, ..bulk.clone() };
+    for (closed, state) in [(draining, "draining"), (drained, "drained"), (deleted, "deleted")] {
+        let generation = closed.generation - 1;
+        assert!(store.replace_queue(closed, generation).await.unwrap());
+        assert_eq!(refused(into("x2", "bulk")).await, Refusal::QueueClosed { name: "bulk".into(), state });
+    }
+    assert!(store.replace_queue(Queue { generation: 5, ..bulk }, 4).await.unwrap());
+    ok(&store, into("x2", "bulk")).await;
+
+    // The root and x2 wait.
+    let place = |domain: &str, depth| ProjectLimits {
+        org: "local".into(),
+        project: "p".into(),
+        domain: domain.into(),
+        depth: Some(depth),
+        generation: 1,
+        ..ProjectLimits::default()
+    };
+    assert!(store.replace_project_limits(place("development", 3), 0).await.unwrap());
+    assert!(store.replace_project_limits(place("production", 0), 0).await.unwrap());
+    ok(&store, into("x3", DEFAULT_QUEUE)).await;
+    let full = |what: &str, depth| Refusal::Full { what: what.into(), depth };
+    assert_eq!(refused(into("x4", DEFAULT_QUEUE)).await, full("domain development of project p", 3));
+    assert!(store.replace_project_limits(place("", 2), 0).await.unwrap());
+    assert_eq!(refused(into("x4", DEFAULT_QUEUE)).await, full("project p", 2));
+    let offered = store.offer(Time::from_micros(i64::MAX / 2), &OfferPlace::default(), 10, 10).await.unwrap();
+    let mut places: Vec<_> = offered.offer.places.iter().map(|lane| lane.name.as_str()).collect();
+    places.sort_unstable();
+    assert_eq!(places, ["domain development of project p", "project p"], "those that apply");
 }
 
 async fn limits_of_projects_are_kept(store: Handle) {
