@@ -439,7 +439,7 @@ REQUIRED = [
     (f"{RUNS}/ListActions", {}, "run_id: is required"),
     (f"{ACTIONS}/Enqueue", {}, "action: is required"),
     (f"{ACTIONS}/Enqueue", {"action": {}}, "action_id: is required"),
-    (f"{ACTIONS}/Enqueue", {"action": {"actionId": {"run": NO_RUN, "name": "a1"}}}, "spec: task or trace is required"),
+    (f"{ACTIONS}/Enqueue", {"action": {"actionId": {"run": NO_RUN, "name": "a1"}}}, "spec: task, trace or condition is required"),
     (f"{ACTIONS}/Enqueue", {"action": {"actionId": NO_ACTION}}, "a0 is the run's first action"),
     (f"{ACTIONS}/Abort", {}, "action_id: is required"),
     (f"{QUEUE}/EnqueueAction", {}, "action_id: is required"),

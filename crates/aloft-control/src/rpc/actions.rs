@@ -66,6 +66,7 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         }
     }
     bounded("group", request.group, convert::MAX_TEXT)?;
+    check_work(&request)?;
     let record = run::find_record(control, &run).await?;
     let (seed, blobs) = match request.work {
         Work::Task(task) => task_seed(control, &record, &request, task).await?,
@@ -86,6 +87,16 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         traces: taken.traces,
     };
     run::submit(control, Submission { run, command, blobs }).await
+}
+
+/// Refuses work that lacks what it cannot do without.
+fn check_work(request: &Enqueue<'_>) -> Answer<()> {
+    match request.work {
+        Work::Task(task) if !(task.spec.is_set() || task.id.is_set()) => Err(invalid("task.spec: is required")),
+        Work::Task(_) if request.input_uri.is_empty() => Err(invalid("input_uri: is required for a task")),
+        Work::Nothing => Err(invalid("spec: task, trace or condition is required")),
+        Work::Task(_) | Work::Trace(_) | Work::Condition(_) => Ok(()),
+    }
 }
 
 fn not_owned(field: &str, uri: &str, run: &RunKey) -> ConnectError {
@@ -110,9 +121,6 @@ async fn task_seed(
     let spec = convert::spec(spec)?;
     let cache_key = task.cache_key.as_option().map(|k| k.value.clone()).unwrap_or_default();
     bounded("task.cache_key", &cache_key, MAX_CACHE_KEY)?;
-    if request.input_uri.is_empty() {
-        return Err(invalid("input_uri: is required for a task"));
-    }
     let base = output_base(control, run, request).await?;
     let seed = TaskSeed {
         task: spec.task,
