@@ -344,7 +344,7 @@ impl DataPlane for Data {
     }
 }
 
-/// What the executor reads of an attempt's results.
+/// What the executor reads of an attempt's results, and writes for those that have no process.
 #[async_trait]
 impl crate::seam::ResultStore for Objects {
     async fn get(&self, uri: &str, max: usize) -> Result<Option<Bytes>, PlaneError> {
@@ -362,5 +362,9 @@ impl crate::seam::ResultStore for Objects {
     async fn exists(&self, uri: &str) -> Result<bool, PlaneError> {
         let parsed: Uri = uri.parse().map_err(|e| PlaneError::Unavailable(format!("{uri}: {e}")))?;
         Ok(self.head(&parsed).await.map_err(plane)?.is_some())
+    }
+    async fn put(&self, uri: &str, content: Bytes) -> Result<(), PlaneError> {
+        let parsed: Uri = uri.parse().map_err(|e| PlaneError::Unavailable(format!("{uri}: {e}")))?;
+        Objects::put(self, &parsed, content).await.map(drop).map_err(plane)
     }
 }

@@ -8,6 +8,7 @@
 //! | [`process`] | an attempt as a process: the shim that keeps it, the zygote that forks it |
 //! | [`data`] | users' data over the object store: the [`aloft_plane::DataPlane`] |
 //! | [`env`] | Python environments: found, made, built from images |
+//! | [`inline`] | tasks that need no process, such as sleeping |
 //! | [`logs`] | the log of an attempt, written and followed |
 //! | [`seam`] | what the above needs from the rest: environments, native tasks, results |
 //! | [`translate`] | literals to and from JSON |
@@ -16,6 +17,7 @@ pub mod admission;
 mod clock;
 pub mod data;
 pub mod env;
+pub mod inline;
 pub mod logs;
 pub mod needs;
 pub mod process;

@@ -24,6 +24,18 @@ pub use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+/// The type of tasks that sleep as long as their input says.
+pub const SLEEP_TASK: &str = "core-sleep";
+
+/// The type of tasks that give their inputs back.
+pub const ECHO_TASK: &str = "echo";
+
+/// Whether tasks of this type are done by the data plane itself, without a process: then there is no log, no pod, and
+/// nothing of the machine to wait for.
+pub fn is_inline(task_type: &str) -> bool {
+    matches!(task_type, SLEEP_TASK | ECHO_TASK)
+}
+
 /// Which attempt of which action.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AttemptId {

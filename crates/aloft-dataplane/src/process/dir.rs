@@ -74,6 +74,11 @@ impl AttemptDirs {
         self.scratch.join("run")
     }
 
+    /// The file that tells which inline attempts sleep. No organisation's name begins with a dot.
+    pub(crate) fn inline_journal(&self) -> PathBuf {
+        self.root.join(".inline")
+    }
+
     /// The directory of one attempt.
     pub fn dir(&self, id: &AttemptId) -> AttemptDir {
         // Names of these types cannot hold a slash and cannot begin with a dot, so this path stays below `root` and

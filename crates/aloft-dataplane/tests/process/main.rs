@@ -4,6 +4,7 @@
 //! Tests that need Python with the SDK take it from `ALOFT_TEST_SDK` or `/root/aloft-cache/sdk`, and are skipped without.
 
 mod executor;
+mod inline;
 mod plane;
 mod sdk;
 mod worker;
@@ -32,6 +33,7 @@ fn main() {
     let mut trials = Vec::new();
     executor::trials(&mut trials);
     worker::trials(&mut trials);
+    inline::trials(&mut trials);
     sdk::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
