@@ -104,12 +104,7 @@ pub fn admit(machine: &Machine, items: &[&Item], inline: &HashMap<ActionKey, usi
 }
 
 /// What the person who looks at a waiting attempt is told.
-pub fn reason(
-    machine: &Machine,
-    items: &[&Item],
-    inline: &HashMap<ActionKey, usize>,
-    waiting: &Item,
-) -> String {
+pub fn reason(machine: &Machine, items: &[&Item], inline: &HashMap<ActionKey, usize>, waiting: &Item) -> String {
     const MIB: u64 = 1024 * 1024;
     let parents: HashSet<&ActionKey> = items.iter().filter_map(|item| item.parent.as_ref()).collect();
     let running = || items.iter().filter(|item| item.state == State::Running);
@@ -220,8 +215,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_sleepers_leaves_the_cpu_to_others() {
-        let mut items: Vec<Item> =
-            (0..4).map(|n| item(&format!("r{n}"), None, 0, n, State::Running)).collect();
+        let mut items: Vec<Item> = (0..4).map(|n| item(&format!("r{n}"), None, 0, n, State::Running)).collect();
         items.push(item("w", None, 0, 9, State::Waiting));
         let refs: Vec<&Item> = items.iter().collect();
         assert!(admit(&machine(), &refs, &HashMap::new()).start.is_empty());

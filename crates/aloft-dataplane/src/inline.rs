@@ -79,7 +79,8 @@ fn duration(name: &str, inputs: &Inputs) -> Result<Duration, TaskError> {
             "Task {name} sleeps as long as its input says, {what}. Declare it with one input, `duration: timedelta`."
         ))
     };
-    let literal = named.ok_or_else(|| wrong(&format!("but it has {} inputs and none is called duration", literals.len())))?;
+    let literal =
+        named.ok_or_else(|| wrong(&format!("but it has {} inputs and none is called duration", literals.len())))?;
     let value = primitive(&literal.value).ok_or_else(|| wrong(&format!("but {} is no duration", literal.name)))?;
     let seconds = match value {
         primitive::Value::Duration(d) => d.seconds as f64 + f64::from(d.nanos) / 1e9,

@@ -3,6 +3,8 @@
 use aloft_plane::LeasedAttempt;
 use jiff::Timestamp;
 
+use crate::checkpoint;
+
 /// The file name of an action's inputs.
 const INPUTS: &str = "inputs.pb";
 
@@ -24,9 +26,9 @@ impl Vars<'_> {
             "rawoutputdataprefix" => {
                 format!("{}/{}/{}/{}", raw_data_prefix.trim_end_matches('/'), id.run.name, id.action, id.attempt)
             }
-            "checkpointoutputprefix" => checkpoint(output_prefix),
+            "checkpointoutputprefix" => checkpoint::uri(output_prefix),
             "prevcheckpointprefix" if previous_prefix.is_empty() => String::new(),
-            "prevcheckpointprefix" => checkpoint(previous_prefix),
+            "prevcheckpointprefix" => checkpoint::uri(previous_prefix),
             "runname" | "executionname" => id.run.name.clone(),
             "actionname" => id.action.to_string(),
             // The SDK puts this value into the arguments of the actions below, and their names are hashes of those: it
@@ -39,10 +41,6 @@ impl Vars<'_> {
             _ => return None,
         })
     }
-}
-
-fn checkpoint(prefix: &str) -> String {
-    format!("{}/_flytecheckpoints", prefix.trim_end_matches('/'))
 }
 
 /// A name that languages and databases take as an identifier.

@@ -122,7 +122,8 @@ impl Journal {
         self.file = None;
         self.lines = entries.len();
         let fresh = self.path.with_extension("new");
-        let written = lines(entries).and_then(|bytes| fs::write(&fresh, bytes)).and_then(|()| fs::rename(&fresh, &self.path));
+        let written =
+            lines(entries).and_then(|bytes| fs::write(&fresh, bytes)).and_then(|()| fs::rename(&fresh, &self.path));
         if let Err(e) = written {
             tracing::warn!(path = %self.path.display(), "the journal of sleeping attempts cannot be written: {e}");
         }

@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     report::Reporter,
-    run::{Attempt, Begin, container},
+    run::{Attempt, Begin},
 };
 use crate::{
     admission::{self, Item, State},
@@ -34,6 +34,7 @@ use crate::{
     needs::{Machine, Needs, needs},
     process::{ProcessExecutor, Recovery, recover},
     seam::{Environments, NativeTask, ResultStore},
+    target::target,
 };
 
 /// How long one call waits for work. Long, since it costs nothing; finite, so that a dead connection is noticed.
@@ -265,9 +266,9 @@ impl Loop {
     fn needs(&self, attempt: &LeasedAttempt) -> Result<Needs, TaskError> {
         // A specification that cannot be read is refused when it is started.
         let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
-        match container(&spec.task_template) {
-            Some(container) => needs(container, &spec.task_template.extended_resources, &self.parts.machine),
-            None => Ok(nothing()),
+        match target(&spec.task_template) {
+            Ok(target) => needs(&target.container, &spec.task_template.extended_resources, &self.parts.machine),
+            Err(_) => Ok(nothing()),
         }
     }
 

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use aloft_core::{AttemptOutcome, Progress};
 use aloft_flyteidl2::flyteidl2::{
     core::{
-        Literal, Primitive, Scalar, TaskTemplate, TypedInterface, VariableEntry, VariableMap, literal, primitive, scalar,
+        Literal, Primitive, Scalar, TaskTemplate, TypedInterface, VariableEntry, VariableMap, literal, primitive,
+        scalar,
     },
     task::{Inputs, NamedLiteral, Outputs, TaskSpec},
 };
@@ -55,8 +56,7 @@ fn attempt(
     let template =
         TaskTemplate { r#type: task_type.to_owned(), interface: interface.into(), ..TaskTemplate::default() };
     let mut attempt = bench.attempt(action, &[]);
-    attempt.task_spec =
-        TaskSpec { task_template: template.into(), ..TaskSpec::default() }.encode_to_vec().into();
+    attempt.task_spec = TaskSpec { task_template: template.into(), ..TaskSpec::default() }.encode_to_vec().into();
     let literals = inputs
         .iter()
         .map(|(name, value)| NamedLiteral {
@@ -86,8 +86,7 @@ fn runs(plane: &Plane, attempt: &LeasedAttempt) -> bool {
 
 async fn thousands() {
     let (bench, plane) = (Bench::new(), Arc::<Plane>::default());
-    let sleepers: Vec<_> =
-        (0..3000).map(|n| sleeper(&bench, &format!("s{n}"), Duration::from_secs(3600))).collect();
+    let sleepers: Vec<_> = (0..3000).map(|n| sleeper(&bench, &format!("s{n}"), Duration::from_secs(3600))).collect();
     sleepers.iter().for_each(|attempt| plane.enqueue(attempt.clone()));
     // Behind all of them, and with as many waiting as the worker takes: neither must matter.
     let process = worker::succeeding(&bench, "process", "");
@@ -143,8 +142,7 @@ async fn resumed() {
 async fn unlisted() {
     let (bench, plane) = (Bench::new(), Arc::<Plane>::default());
     let first = worker::worker(&bench, &plane);
-    let attempts: Vec<_> =
-        (0..3).map(|n| sleeper(&bench, &format!("a{n}"), Duration::from_secs(3600))).collect();
+    let attempts: Vec<_> = (0..3).map(|n| sleeper(&bench, &format!("a{n}"), Duration::from_secs(3600))).collect();
     attempts.iter().for_each(|attempt| plane.enqueue(attempt.clone()));
     until("they run", || attempts.iter().all(|attempt| runs(&plane, attempt))).await;
     first.stop().await;
