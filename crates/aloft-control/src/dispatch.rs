@@ -3,17 +3,21 @@
 use std::{collections::HashMap, time::Duration};
 
 use aloft_core::{
-    ActionName, ActionState, Command, Event, Lease, LeaseToken, Progress, Refusal, Reply, RunKey, WorkerId,
+    ActionName, ActionState, Command, Event, Lease, LeaseToken, Never, Progress, Refusal, Reply, RunKey, WorkerId, plan,
 };
 use aloft_flyteidl2::flyteidl2::task::RunSpec;
 use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, ReportError};
-use aloft_store::{RunRecord, StoreError, Submission, SubmitError, Which};
+use aloft_store::{OfferPlace, RunRecord, StoreError, Submission, SubmitError, Which};
 use async_trait::async_trait;
 use buffa::Message as _;
 use bytes::Bytes;
 use futures::future::join_all;
 
 use crate::{Control, names};
+
+/// Groups of one run and queue that one plan looks at. Their heads fit in one read of a few milliseconds; what lies beyond
+/// is looked at next.
+pub(crate) const GROUPS: usize = 512;
 
 /// Events of the feed read at a time while looking for revocations.
 const FEED_BATCH: usize = 1000;
@@ -29,18 +33,12 @@ impl ControlPlane for Control {
         let mut feed = self.store().feed();
         loop {
             feed.mark_unchanged();
-            let now = self.now();
-            let (ready, next) = self.store().ready(now, max).await.map_err(unavailable)?;
-            if !ready.is_empty() {
-                // All at once, so that they share one commit.
-                let taken = join_all(ready.into_iter().map(|(run, action)| self.take(worker, run, action))).await;
-                let taken: Vec<_> = taken.into_iter().flatten().collect();
-                if !taken.is_empty() {
-                    return self.describe(taken).await;
-                }
+            let (taken, next) = self.grant(worker, max).await?;
+            if !taken.is_empty() {
+                return self.describe(taken).await;
             }
             let until = match next {
-                Some(at) => deadline.min(tokio::time::Instant::now() + at.since(now) + Duration::from_millis(1)),
+                Some(length) => deadline.min(tokio::time::Instant::now() + length + Duration::from_millis(1)),
                 None => deadline,
             };
             tokio::select! {
@@ -129,6 +127,43 @@ fn ended_leases(run: &RunKey, state: &ActionState, worker: &WorkerId) -> Vec<Lea
 }
 
 impl Control {
+    /// Leases up to `max` waiting actions to `worker`, within all limits; and says how long until the next becomes ready.
+    async fn grant(
+        &self,
+        worker: &WorkerId,
+        max: usize,
+    ) -> Result<(Vec<(RunKey, ActionState)>, Option<Duration>), ReportError> {
+        // One grant at a time: what is in flight is counted before and taken after.
+        let mut place = self.0.dispatch.lock().await;
+        let from = place.clone();
+        let mut wrapped = from == OfferPlace::default();
+        loop {
+            let now = self.now();
+            let part = self.store().offer(now, &place, GROUPS, max).await.map_err(unavailable)?;
+            let next = part.next_ready.map(|at| at.since(now));
+            let planned = plan(part.offer, max);
+            for never in planned.never {
+                self.reject(never).await;
+            }
+            // All at once, so that they share one commit.
+            let grants = planned.grants.into_iter().map(|grant| self.take(worker, grant.run, grant.action));
+            let taken: Vec<_> = join_all(grants).await.into_iter().flatten().collect();
+            *place = part.next.unwrap_or_default();
+            let start = *place == OfferPlace::default();
+            wrapped |= start;
+            if !taken.is_empty() || (wrapped && (start || place.run >= from.run)) {
+                return Ok((taken, next));
+            }
+        }
+    }
+
+    async fn reject(&self, never: Never) {
+        let command = Command::Reject { action: never.action.clone(), error: never.error };
+        if let Err(error) = self.store().submit(Submission::new(never.run.clone(), command)).await {
+            tracing::warn!(%error, run = %never.run, action = %never.action, "cannot fail an action that can never run");
+        }
+    }
+
     /// Leases one action's waiting attempt; `None` if another was faster or it has ended.
     async fn take(&self, worker: &WorkerId, run: RunKey, action: ActionName) -> Option<(RunKey, ActionState)> {
         let lease = Lease { worker: worker.clone(), token: LeaseToken(names::lease_token()) };

@@ -4,18 +4,23 @@
 //! Wire types stop in [`rpc`]; the rest speaks `aloft-core`. Nothing here reads users' bytes: what touches them goes
 //! through [`aloft_plane::DataPlane`] (design rule 7).
 
+mod call;
 mod dispatch;
+mod hold;
+mod lookup;
 mod names;
 mod reconcile;
+mod recover;
 mod rpc;
 
 use std::{sync::Arc, time::Duration};
 
 use aloft_core::{RunKey, Subject, Time};
 use aloft_plane::DataPlane;
-use aloft_store::{Project, Store, StoreError};
+use aloft_store::{OfferPlace, Project, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+pub use call::callbacks;
 pub use rpc::{Limits, router, service};
 
 /// Where the time of decisions comes from.
@@ -57,18 +62,25 @@ struct Inner {
     clock: Clock,
     settings: Settings,
     stopping: CancellationToken,
+    /// Where the dispatcher goes on, and its turnstile: one grant at a time.
+    dispatch: tokio::sync::Mutex<OfferPlace>,
+    /// What callbacks are signed with.
+    callback_key: [u8; 32],
 }
 
 impl Control {
-    /// A control plane over `store` that reaches users' data through `data`. It works until `stopping` is cancelled.
+    /// A control plane over `store` that reaches users' data through `data`. It works until `stopping`
+    /// is cancelled. Callbacks are signed with `callback_key`, which must survive a restart.
     pub fn new(
         store: Arc<dyn Store>,
         data: Arc<dyn DataPlane>,
         clock: Clock,
         settings: Settings,
         stopping: CancellationToken,
+        callback_key: [u8; 32],
     ) -> Self {
-        Self(Arc::new(Inner { store, data, clock, settings, stopping }))
+        let dispatch = tokio::sync::Mutex::default();
+        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key }))
     }
 
     /// Creates the project `id` unless it exists.
@@ -86,7 +98,14 @@ impl Control {
 
     /// Runs the reconcilers until the control plane stops.
     pub async fn run(&self) {
-        tokio::join!(self.settle_loop(), self.limits_loop(), self.narrate_loop());
+        tokio::join!(
+            self.settle_loop(),
+            self.limits_loop(),
+            self.lookup_loop(),
+            self.hold_loop(),
+            self.call_loop(),
+            self.narrate_loop(),
+        );
     }
 
     fn store(&self) -> &dyn Store {

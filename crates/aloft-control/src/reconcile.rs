@@ -10,13 +10,13 @@ use crate::Control;
 
 /// Most actions settled or checked in one go. Small enough for one commit, large enough that a run of thousands is
 /// settled in a few.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 
 /// Longest sleep between looks. The feed wakes the loops; this only bounds the harm of a lost hint.
-const IDLE: Duration = Duration::from_secs(5);
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
 
 /// Pause after the store could not be read.
-const TROUBLE: Duration = Duration::from_secs(1);
+pub(crate) const TROUBLE: Duration = Duration::from_secs(1);
 
 impl Control {
     /// Ends what is still live below actions that have ended (design rule 5).
@@ -117,14 +117,11 @@ impl Control {
         let run = &item.run;
         match &item.logged.event {
             Event::Created { seed, .. } => {
-                let task = match seed.as_ref() {
-                    aloft_core::Seed::Task(seed) => seed.task.name.as_str(),
-                    aloft_core::Seed::Trace(trace) => trace.name.as_str(),
-                };
+                let task = seed.title();
                 tracing::info!(run.id = %run, "run {} of {task} begins: {}", run.name, self.run_url(run));
             }
-            Event::Leased { .. } | Event::Progressed { .. } => {}
-            Event::Succeeded { .. } | Event::Failed { .. } | Event::TimedOut { .. } | Event::Aborted { .. } => {
+            event if !event.may_end() => {}
+            _ => {
                 let Ok(Some(snapshot)) = self.store().snapshot(run, Which::One(ActionName::root())).await else {
                     return;
                 };

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ActionName, Backoff, LeaseToken, Phase, TaskError, Time, WorkerId};
+use crate::{
+    ActionName, Backoff, CachePlan, CacheUse, ConditionSeed, DEFAULT_QUEUE, LeaseToken, Phase, RunKey, Signal,
+    TaskError, Time, WebhookOutcome, WorkerId,
+};
 
 /// What kind of work an action is (`flyteidl2.workflow.ActionType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,19 @@ pub enum ActionKind {
     Task,
     /// A function that its parent ran in its own process and recorded.
     Trace,
+    /// A wait for somebody's word.
+    Condition,
+}
+
+impl ActionKind {
+    /// The number of this kind on the wire and in the database.
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::Task => 1,
+            Self::Trace => 2,
+            Self::Condition => 3,
+        }
+    }
 }
 
 /// Which task an action runs. The specification itself is stored once, by digest.
@@ -67,6 +83,8 @@ pub enum TimeLimit {
     Queued,
     /// `timeouts.deadline`.
     Deadline,
+    /// `ConditionAction.timeout`.
+    Signal,
 }
 
 impl TimeLimit {
@@ -76,6 +94,7 @@ impl TimeLimit {
             Self::MaxRuntime => "MAX_RUNTIME_EXCEEDED",
             Self::Queued => "QUEUED_TIMEOUT_EXCEEDED",
             Self::Deadline => "DEADLINE_EXCEEDED",
+            Self::Signal => "CONDITION_TIMED_OUT",
         }
     }
 }
@@ -101,9 +120,31 @@ pub struct TaskSeed {
     pub input_uri: String,
     /// The prefix below which the action's outputs go: `{base}/{action}/{attempt}`.
     pub run_output_base: String,
-    /// The cache key its parent computed; empty if the task is not cached.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub cache_key: String,
+    /// How its result is cached; `None` if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CachePlan>,
+    /// The queue it waits in.
+    #[serde(default = "default_queue")]
+    pub queue: String,
+    /// What it asks for, as far as queues limit that.
+    #[serde(default)]
+    pub asks: Asks,
+}
+
+fn default_queue() -> String {
+    DEFAULT_QUEUE.to_owned()
+}
+
+/// What a task asks for: the requests it declares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asks {
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// Processors, in thousandths.
+    pub cpu: u64,
+    /// Accelerators.
+    pub gpu: u64,
 }
 
 /// Everything that names a trace, which has ended when it is recorded.
@@ -128,6 +169,7 @@ pub struct TraceSeed {
 }
 
 /// What a new action is.
+#[expect(clippy::large_enum_variant, reason = "almost every action is a task")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Seed {
@@ -135,6 +177,70 @@ pub enum Seed {
     Task(TaskSeed),
     /// A trace to record.
     Trace(TraceSeed),
+    /// A condition to wait for.
+    Condition(ConditionSeed),
+}
+
+impl Seed {
+    /// The name its author knows it by: of the task, the traced function or the condition.
+    pub fn title(&self) -> &str {
+        match self {
+            Self::Task(t) => &t.task.name,
+            Self::Trace(t) => &t.name,
+            Self::Condition(c) => &c.name,
+        }
+    }
+}
+
+/// An action of another run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionRef {
+    /// The run.
+    pub run: RunKey,
+    /// The action.
+    pub action: ActionName,
+}
+
+/// A result taken over from another run instead of being computed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// Whose result it is.
+    pub from: ActionRef,
+    /// Where it lies.
+    pub outputs: OutputRefs,
+    /// How it was signalled, if it is a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Signal>,
+}
+
+/// The actions that the end of an action above them ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedBelow {
+    /// How many of its children were under way.
+    pub count: u64,
+    /// The first of them.
+    pub names: Vec<ActionName>,
+}
+
+impl EndedBelow {
+    /// Most names that are kept.
+    pub const NAMES: usize = 20;
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// What to say about them; empty if there were none.
+    pub fn words(&self) -> String {
+        if self.is_empty() {
+            return String::new();
+        }
+        let names: Vec<_> = self.names.iter().map(ActionName::as_str).collect();
+        let more = if self.count > names.len() as u64 { ", …" } else { "" };
+        let actions = if self.count == 1 { "action" } else { "actions" };
+        format!("ended {} {actions} under it that had not ended: {}{more}", self.count, names.join(", "))
+    }
 }
 
 /// Who holds an attempt.
@@ -258,14 +364,30 @@ pub struct ActionState {
     /// Who aborted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<EndedBy>,
+    /// Which of its children its end ended.
+    #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
+    pub ended_below: EndedBelow,
+    /// What the cache did for it.
+    #[serde(default)]
+    pub cache: CacheUse,
+    /// Whose result it took over, if it was recovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered_from: Option<ActionRef>,
+    /// How it was signalled, if it is a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Signal>,
+    /// What became of the call it asked for, if it is a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookOutcome>,
 }
 
 impl ActionState {
-    /// Task or trace.
+    /// What kind of work it is.
     pub fn kind(&self) -> ActionKind {
         match self.seed {
             Seed::Task(_) => ActionKind::Task,
             Seed::Trace(_) => ActionKind::Trace,
+            Seed::Condition(_) => ActionKind::Condition,
         }
     }
 
@@ -273,8 +395,26 @@ impl ActionState {
     pub fn task(&self) -> Option<&TaskSeed> {
         match &self.seed {
             Seed::Task(t) => Some(t),
-            Seed::Trace(_) => None,
+            Seed::Trace(_) | Seed::Condition(_) => None,
         }
+    }
+
+    /// What it waits for, if it is a condition.
+    pub fn condition(&self) -> Option<&ConditionSeed> {
+        match &self.seed {
+            Seed::Condition(c) => Some(c),
+            Seed::Task(_) | Seed::Trace(_) => None,
+        }
+    }
+
+    /// The name its author knows it by.
+    pub fn title(&self) -> &str {
+        self.seed.title()
+    }
+
+    /// The queue it waits or waited in, if it is a task.
+    pub fn queue(&self) -> Option<&str> {
+        self.task().map(|t| t.queue.as_str())
     }
 
     /// The action that started it; `None` for the root.
@@ -290,8 +430,23 @@ impl ActionState {
     /// When a worker may take it, if it waits for one.
     pub fn ready_at(&self) -> Option<Time> {
         let attempt = self.current()?;
-        (!self.phase.is_terminal() && attempt.phase == Phase::Queued && attempt.lease.is_none())
-            .then_some(attempt.ready_at)
+        (!self.phase.is_terminal() && !self.cache.pending && attempt.lease.is_none()).then_some(attempt.ready_at)
+    }
+
+    /// The key to look up in the cache, while that is to come.
+    pub fn pending_lookup(&self) -> Option<&CachePlan> {
+        let plan = self.task()?.cache.as_ref()?;
+        (self.cache.pending && !self.phase.is_terminal()).then_some(plan)
+    }
+
+    /// Whether it counts against limits of concurrency: a worker has it, and it does not merely wait for what it started.
+    pub fn counts(&self, open_children: u64) -> bool {
+        self.live_lease().is_some() && open_children == 0
+    }
+
+    /// Whether somebody is still to be called about it.
+    pub fn webhook_is_due(&self) -> bool {
+        self.phase == Phase::Paused && self.webhook.is_none() && self.condition().is_some_and(|c| c.webhook)
     }
 
     /// The lease on its current attempt, while that attempt is under way.
@@ -306,9 +461,12 @@ impl ActionState {
         if self.phase.is_terminal() {
             return None;
         }
+        let ms = Duration::from_millis;
+        if let Some(condition) = self.condition() {
+            return condition.timeout_ms.map(|d| (self.created_at.plus(ms(d)), TimeLimit::Signal));
+        }
         let policy = &self.task()?.policy;
         let attempt = self.current()?;
-        let ms = Duration::from_millis;
         let deadline = policy.deadline_ms.map(|d| (self.created_at.plus(ms(d)), TimeLimit::Deadline));
         let running = attempt.entered(Phase::Running);
         let queued = match running {

@@ -1,6 +1,9 @@
 //! What can be asked of a run.
 
-use crate::{ActionName, EndedBy, Lease, LeaseToken, OutputRefs, Phase, RunInfo, Seed, TaskError};
+use crate::{
+    ActionName, ActionRef, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Recovered, RunInfo, Seed, Seen, SignalValue,
+    Subject, TaskError, TraceSeed, WebhookOutcome,
+};
 
 /// How an attempt ended, as the data plane that ran it saw it.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +53,10 @@ pub enum Command {
         seed: Box<Seed>,
         /// What the run is started with.
         info: Box<RunInfo>,
+        /// The result it takes over, if it recovers a run whose root succeeded with the same inputs.
+        recovered: Option<Box<Recovered>>,
+        /// The traces it takes over.
+        traces: Vec<RecoveredTrace>,
     },
     /// Add an action below `parent`. Again with the same work is success and changes nothing.
     Enqueue {
@@ -61,6 +68,10 @@ pub enum Command {
         group: String,
         /// Its work.
         seed: Box<Seed>,
+        /// The result it takes over, if its run recovers another.
+        recovered: Option<Box<Recovered>>,
+        /// The traces below it that it takes over.
+        traces: Vec<RecoveredTrace>,
     },
     /// Give the action's waiting attempt to a worker.
     Lease {
@@ -97,9 +108,70 @@ pub enum Command {
         /// The action.
         action: ActionName,
     },
+    /// Decide whether a cached result stands in for the action.
+    LookUp {
+        /// The action.
+        action: ActionName,
+        /// What was found when the result itself was looked at.
+        seen: Seen,
+    },
+    /// Say why the action's waiting attempt is not handed out.
+    Hold {
+        /// The action.
+        action: ActionName,
+        /// What it waits for.
+        reason: String,
+    },
+    /// Fail the action's waiting attempt, which can never be handed out.
+    Reject {
+        /// The action.
+        action: ActionName,
+        /// Why.
+        error: TaskError,
+    },
+    /// Give a condition the value it waits for. Again with the same value is success and changes nothing.
+    Signal {
+        /// The condition.
+        action: ActionName,
+        /// The value.
+        value: SignalValue,
+        /// By whom.
+        by: Subject,
+    },
+    /// Record what became of the call that a condition asked for.
+    Called {
+        /// The condition.
+        action: ActionName,
+        /// What became of it.
+        outcome: WebhookOutcome,
+    },
+}
+
+/// A trace that a recovering run takes over from the run it recovers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecoveredTrace {
+    /// Its name, the same in both runs.
+    pub action: ActionName,
+    /// Its group.
+    pub group: String,
+    /// What it was.
+    pub seed: TraceSeed,
+    /// Where it was recorded.
+    pub from: ActionRef,
 }
 
 impl Command {
+    /// Start a run that recovers nothing.
+    pub fn create_run(seed: Seed, info: RunInfo) -> Self {
+        Self::CreateRun { seed: Box::new(seed), info: Box::new(info), recovered: None, traces: Vec::new() }
+    }
+
+    /// Add an action that recovers nothing.
+    pub fn enqueue(action: ActionName, parent: ActionName, group: &str, seed: Seed) -> Self {
+        let (group, seed) = (group.to_owned(), Box::new(seed));
+        Self::Enqueue { action, parent, group, seed, recovered: None, traces: Vec::new() }
+    }
+
     /// The actions whose states [`crate::decide`] looks at, besides the actions above them.
     pub fn touches(&self) -> Vec<ActionName> {
         match self {
@@ -108,7 +180,12 @@ impl Command {
             Self::Lease { action, .. }
             | Self::Report { action, .. }
             | Self::Abort { action, .. }
-            | Self::CheckLimits { action } => vec![action.clone()],
+            | Self::CheckLimits { action }
+            | Self::LookUp { action, .. }
+            | Self::Hold { action, .. }
+            | Self::Reject { action, .. }
+            | Self::Signal { action, .. }
+            | Self::Called { action, .. } => vec![action.clone()],
             Self::Settle { actions } => actions.clone(),
         }
     }

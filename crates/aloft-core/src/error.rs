@@ -97,6 +97,43 @@ pub enum Refusal {
     /// Nothing to lease: the action is not waiting for a worker.
     #[error("action {0} is not waiting for a worker")]
     NotReady(ActionName),
+    /// A condition waits for another kind of value.
+    #[error("condition {name} waits for {expected}, not for {found}")]
+    WrongSignal {
+        /// The condition.
+        name: ActionName,
+        /// What it waits for, in words.
+        expected: &'static str,
+        /// What it was given, in words.
+        found: &'static str,
+    },
+    /// Only conditions can be signalled.
+    #[error("action {0} is not a condition, so it cannot be signalled")]
+    NotACondition(ActionName),
+    /// The condition was signalled with another value.
+    #[error("condition {0} was signalled already, with another value")]
+    SignalledAlready(ActionName),
+    /// There is no such queue.
+    #[error("queue {0} does not exist; create it with `aloft create queue {0}`, or name another")]
+    NoSuchQueue(String),
+    /// The queue takes no new work.
+    #[error(
+        "queue {name} is {state} and takes no new work; name another queue, or activate it with `aloft update queue {name} --state active`"
+    )]
+    QueueClosed {
+        /// The queue.
+        name: String,
+        /// "draining", "drained" or "deleted".
+        state: &'static str,
+    },
+    /// The queue or project has as much as it may hold.
+    #[error("{what} holds {depth} actions, as many as it may; try again when some have ended, or raise its depth")]
+    Full {
+        /// Which queue or project.
+        what: String,
+        /// Its depth.
+        depth: u32,
+    },
     /// A trace that has not ended cannot be recorded.
     #[error("trace {0} must be recorded in a terminal phase")]
     TraceNotEnded(ActionName),

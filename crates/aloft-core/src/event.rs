@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionName, ActionState, Attempt, EndedBy, Lease, OutputRefs, Phase, PhaseTransition, RunInfo, Seed, TaskError,
-    Time,
+    ActionName, ActionState, Attempt, CacheSource, CacheStatus, CacheUse, EndedBelow, EndedBy, Lease, OutputRefs,
+    Phase, PhaseTransition, Recovered, RunInfo, Seed, Signal, TaskError, Time, WebhookOutcome,
 };
 
 /// One change to a run.
@@ -27,6 +27,42 @@ pub enum Event {
         /// What the run was started with; only on the root.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         run: Option<Box<RunInfo>>,
+        /// The result it took over, if it was recovered: it has ended with that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recovered: Option<Box<Recovered>>,
+    },
+    /// Another's result stands in for the action, which has succeeded with that.
+    CacheHit {
+        /// The action.
+        action: ActionName,
+        /// Whose result, if it is known.
+        source: Option<CacheSource>,
+        /// Where the result lies.
+        outputs: OutputRefs,
+    },
+    /// No cached result stands in: the action is to be computed.
+    CacheMissed {
+        /// The action.
+        action: ActionName,
+        /// Why.
+        status: CacheStatus,
+        /// Whether it holds the reservation of its key now.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reserved: bool,
+    },
+    /// The condition was given its value.
+    Signalled {
+        /// The condition.
+        action: ActionName,
+        /// How.
+        signal: Signal,
+    },
+    /// The call that a condition asked for was made, or given up.
+    Called {
+        /// The condition.
+        action: ActionName,
+        /// What became of it.
+        outcome: WebhookOutcome,
     },
     /// A worker took the current attempt.
     Leased {
@@ -57,6 +93,9 @@ pub enum Event {
         attempt: u32,
         /// Where its results lie.
         outputs: OutputRefs,
+        /// Which of its children that ended.
+        #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
+        below: EndedBelow,
     },
     /// The current attempt failed; another follows if `retry_at` says when, else the action failed.
     Failed {
@@ -74,18 +113,24 @@ pub enum Event {
         /// What the attempt left behind, such as a report.
         #[serde(default)]
         outputs: OutputRefs,
+        /// Which of its children that ended.
+        #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
+        below: EndedBelow,
     },
     /// A time limit ended the attempt; another follows if `retry_at` says when, else the action timed out.
     TimedOut {
         /// The action.
         action: ActionName,
-        /// The attempt's number.
+        /// The attempt's number; 0 for a condition, which has none.
         attempt: u32,
         /// Which limit.
         error: TaskError,
         /// When the next attempt may start.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_at: Option<Time>,
+        /// Which of its children that ended.
+        #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
+        below: EndedBelow,
     },
     /// The action was aborted.
     Aborted {
@@ -93,6 +138,9 @@ pub enum Event {
         action: ActionName,
         /// By whom and why.
         by: EndedBy,
+        /// Which of its children that ended.
+        #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
+        below: EndedBelow,
     },
 }
 
@@ -101,12 +149,30 @@ impl Event {
     pub fn action(&self) -> &ActionName {
         match self {
             Self::Created { action, .. }
+            | Self::CacheHit { action, .. }
+            | Self::CacheMissed { action, .. }
+            | Self::Signalled { action, .. }
+            | Self::Called { action, .. }
             | Self::Leased { action, .. }
             | Self::Progressed { action, .. }
             | Self::Succeeded { action, .. }
             | Self::Failed { action, .. }
             | Self::TimedOut { action, .. }
             | Self::Aborted { action, .. } => action,
+        }
+    }
+
+    /// Whether it ended its action, or may have.
+    pub fn may_end(&self) -> bool {
+        match self {
+            Self::Created { recovered, .. } => recovered.is_some(),
+            Self::Leased { .. } | Self::Progressed { .. } | Self::CacheMissed { .. } | Self::Called { .. } => false,
+            Self::CacheHit { .. }
+            | Self::Signalled { .. }
+            | Self::Succeeded { .. }
+            | Self::Failed { .. }
+            | Self::TimedOut { .. }
+            | Self::Aborted { .. } => true,
         }
     }
 }
@@ -116,8 +182,8 @@ impl Event {
 /// Events are appended only by [`crate::decide`], so one that does not fit the state means a corrupt log: it is answered
 /// with `None`, and the store reports it.
 pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<ActionState> {
-    if let Event::Created { action, ancestors, group, seed, .. } = event {
-        return state.is_none().then(|| created(action, ancestors, group, seed, at));
+    if let Event::Created { action, ancestors, group, seed, recovered, .. } = event {
+        return state.is_none().then(|| created(action, ancestors, group, seed, recovered.as_deref(), at));
     }
     let mut state = state?;
     match event {
@@ -131,32 +197,71 @@ pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<Acti
                 state.started_at.get_or_insert(at);
             }
         }
-        Event::Succeeded { attempt, outputs, .. } => {
-            let a = current(&mut state, *attempt)?;
-            end(a, Phase::Succeeded, at, None);
+        Event::CacheHit { source, outputs, .. } => {
+            let number = state.current()?.number;
+            let a = current(&mut state, number)?;
+            end(a, Phase::Succeeded, at, None, "");
             a.outputs = outputs.clone();
             finish(&mut state, Phase::Succeeded, at);
             state.outputs = outputs.clone();
+            state.cache = CacheUse { status: CacheStatus::Hit, source: source.clone(), ..CacheUse::default() };
         }
-        Event::Failed { attempt, error, system, retry_at, outputs, .. } => {
+        Event::CacheMissed { status, reserved, .. } => {
+            state.cache = CacheUse { status: *status, reserved: *reserved, ..CacheUse::default() };
+        }
+        Event::Signalled { signal, .. } => {
+            finish(&mut state, Phase::Succeeded, at);
+            state.signal = Some(signal.clone());
+        }
+        Event::Called { outcome, .. } => state.webhook = Some(outcome.clone()),
+        Event::Succeeded { attempt, outputs, below, .. } => {
             let a = current(&mut state, *attempt)?;
-            end(a, Phase::Failed, at, Some(error.clone()));
+            end(a, Phase::Succeeded, at, None, &below.words());
+            a.outputs = outputs.clone();
+            finish(&mut state, Phase::Succeeded, at);
+            state.outputs = outputs.clone();
+            state.ended_below = below.clone();
+            if matches!(state.cache.status, CacheStatus::Miss | CacheStatus::LookupFailed | CacheStatus::Skipped) {
+                state.cache.status = CacheStatus::Populated;
+            }
+        }
+        Event::Failed { attempt, error, system, retry_at, outputs, below, .. } => {
+            let a = current(&mut state, *attempt)?;
+            end(a, Phase::Failed, at, Some(error.clone()), &below.words());
             a.outputs = outputs.clone();
             let count = if *system { &mut state.system_failures } else { &mut state.user_failures };
             *count += 1;
+            state.ended_below = below.clone();
             follow(&mut state, Phase::Failed, at, *retry_at, error);
         }
-        Event::TimedOut { attempt, error, retry_at, .. } => {
-            end(current(&mut state, *attempt)?, Phase::TimedOut, at, Some(error.clone()));
-            state.user_failures += 1;
+        Event::TimedOut { attempt, error, retry_at, below, .. } => {
+            if *attempt > 0 {
+                end(current(&mut state, *attempt)?, Phase::TimedOut, at, Some(error.clone()), &below.words());
+                state.user_failures += 1;
+            }
+            state.ended_below = below.clone();
             follow(&mut state, Phase::TimedOut, at, *retry_at, error);
         }
-        Event::Aborted { by, .. } => end_aborted(&mut state, at, by.clone()),
+        Event::Aborted { by, below, .. } => {
+            end_aborted(&mut state, at, by.clone());
+            let last = state.attempts.last_mut().and_then(|a| a.transitions.last_mut());
+            if let Some(last) = last.filter(|t| t.phase == Phase::Aborted && !below.is_empty()) {
+                last.reason = format!("{}; {}", last.reason, below.words());
+            }
+            state.ended_below = below.clone();
+        }
     }
     Some(state)
 }
 
-fn created(action: &ActionName, ancestors: &[ActionName], group: &str, seed: &Seed, at: Time) -> ActionState {
+fn created(
+    action: &ActionName,
+    ancestors: &[ActionName],
+    group: &str,
+    seed: &Seed,
+    recovered: Option<&Recovered>,
+    at: Time,
+) -> ActionState {
     let mut state = ActionState {
         name: action.clone(),
         ancestors: ancestors.to_vec(),
@@ -172,9 +277,24 @@ fn created(action: &ActionName, ancestors: &[ActionName], group: &str, seed: &Se
         error: None,
         outputs: OutputRefs::default(),
         aborted: None,
+        ended_below: EndedBelow::default(),
+        cache: CacheUse::default(),
+        recovered_from: None,
+        signal: None,
+        webhook: None,
     };
+    if let Some(recovered) = recovered {
+        finish(&mut state, Phase::Recovered, at);
+        state.outputs = recovered.outputs.clone();
+        state.signal = recovered.signal.clone();
+        state.recovered_from = Some(recovered.from.clone());
+        return state;
+    }
     match seed {
-        Seed::Task(_) => state.attempts.push(Attempt::queued(1, at, at)),
+        Seed::Task(task) => {
+            state.attempts.push(Attempt::queued(1, at, at));
+            state.cache.pending = task.cache.is_some();
+        }
         Seed::Trace(trace) => {
             state.created_at = trace.started_at;
             state.started_at = Some(trace.started_at);
@@ -182,6 +302,7 @@ fn created(action: &ActionName, ancestors: &[ActionName], group: &str, seed: &Se
             state.error = trace.error.clone();
             state.outputs = trace.outputs.clone();
         }
+        Seed::Condition(_) => state.phase = Phase::Paused,
     }
     state
 }
@@ -196,8 +317,8 @@ fn enter(attempt: &mut Attempt, phase: Phase, at: Time, reason: &str) {
     attempt.transitions.push(PhaseTransition { phase, at, reason: reason.to_owned() });
 }
 
-fn end(attempt: &mut Attempt, phase: Phase, at: Time, error: Option<TaskError>) {
-    enter(attempt, phase, at, "");
+fn end(attempt: &mut Attempt, phase: Phase, at: Time, error: Option<TaskError>, reason: &str) {
+    enter(attempt, phase, at, reason);
     attempt.ended_at = Some(at);
     attempt.error = error;
 }
@@ -205,6 +326,9 @@ fn end(attempt: &mut Attempt, phase: Phase, at: Time, error: Option<TaskError>) 
 fn finish(state: &mut ActionState, phase: Phase, at: Time) {
     state.phase = phase;
     state.ended_at = Some(at);
+    // What the action held is given back by the commit that ends it.
+    state.cache.reserved = false;
+    state.cache.pending = false;
 }
 
 fn follow(state: &mut ActionState, phase: Phase, at: Time, retry_at: Option<Time>, error: &TaskError) {

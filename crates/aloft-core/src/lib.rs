@@ -9,12 +9,17 @@
 //! action, and only its holder can report.
 
 mod action;
+mod cache;
 mod command;
+mod condition;
 mod decide;
+mod dispatch;
+mod effects;
 mod error;
 mod event;
 mod id;
 mod phase;
+mod quantity;
 mod queue;
 mod retry;
 mod run;
@@ -24,21 +29,26 @@ mod time;
 mod tests;
 
 pub use action::{
-    ActionKind, ActionState, Attempt, EndedBy, Lease, OutputRefs, PhaseTransition, Seed, TaskPolicy, TaskRef, TaskSeed,
-    TimeLimit, TraceSeed,
+    ActionKind, ActionRef, ActionState, Asks, Attempt, EndedBelow, EndedBy, Lease, OutputRefs, PhaseTransition,
+    Recovered, Seed, TaskPolicy, TaskRef, TaskSeed, TimeLimit, TraceSeed,
 };
-pub use command::{AttemptOutcome, Command, Progress, Reply};
+pub use cache::{CacheEntry, CachePlan, CacheScope, CacheSource, CacheStatus, CacheUse, CacheView, Reservation, Seen};
+pub use command::{AttemptOutcome, Command, Progress, RecoveredTrace, Reply};
+pub use condition::{ConditionSeed, Signal, SignalKind, SignalValue, WebhookOutcome};
 pub use decide::{Decision, View, decide};
+pub use dispatch::{Candidate, Grant, Group, Held, Lane, Load, Never, Offer, Plan, WaitingRun, plan};
+pub use effects::{Effect, effects};
 pub use error::{ErrorKind, Refusal, TaskError};
 pub use event::{Event, apply};
 pub use id::{ActionName, BadName, LeaseToken, RunKey, Scope, WorkerId};
 pub use phase::Phase;
+pub use quantity::parse_quantity;
 pub use queue::{
-    DEFAULT_DEPTH, DEFAULT_QUEUE, Fairness, Priority, QueueLimits, QueueSpec, QueueState, ResourceCaps,
+    DEFAULT_DEPTH, DEFAULT_QUEUE, Fairness, Priority, QueueLimits, QueueLoad, QueueSpec, QueueState, ResourceCaps,
     check_queue_name,
 };
 pub use retry::{Backoff, MAX_SYSTEM_FAILURES};
-pub use run::{RunInfo, Subject};
+pub use run::{Relation, RunInfo, Subject};
 pub use time::Time;
 
 /// The name of the action that every run starts with.

@@ -98,3 +98,25 @@ pub struct QueueSpec {
 pub fn check_queue_name(name: &str) -> Result<(), BadName> {
     crate::id::check_scoped("queue", name)
 }
+
+/// What a queue, or a project, may hold and holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueLoad {
+    /// What it is called in a sentence, such as `queue bulk` or `project demo`.
+    pub name: String,
+    /// Why it takes no new work, in a word; `None` if it does.
+    pub closed: Option<&'static str>,
+    /// Most actions that may wait or run in it.
+    pub depth: Option<u32>,
+    /// Actions that wait.
+    pub waiting: u64,
+    /// Actions that run.
+    pub running: u64,
+}
+
+impl QueueLoad {
+    /// Actions that wait or run.
+    pub fn held(&self) -> u64 {
+        self.waiting + self.running
+    }
+}

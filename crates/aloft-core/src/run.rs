@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Time;
+use crate::{ActionName, RunKey, Time};
 
 /// A person or program that acts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,18 @@ pub struct Subject {
     /// Mail address, if known.
     #[serde(default)]
     pub email: String,
+}
+
+/// How a run is related to another (`flyteidl2.common.Relation`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relation {
+    /// The other run.
+    pub to: RunKey,
+    /// `flyteidl2.common.RelationType` number.
+    pub kind: i32,
+    /// The actions whose results are not taken over, if this run recovers the other. `None` if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recover: Option<Vec<ActionName>>,
 }
 
 /// What a run is started with; never changes.
@@ -33,4 +45,19 @@ pub struct RunInfo {
     pub labels: BTreeMap<String, String>,
     /// The time that tasks are told the run started at.
     pub start_time: Time,
+    /// Most actions of the run that run at a time; `None` is no limit. One with unfinished children does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_action_concurrency: Option<u32>,
+    /// The run it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<Relation>,
+    /// What its children inherit about caching: whether to compute in any case.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overwrite_cache: bool,
+    /// Whose cached results may stand in.
+    #[serde(default)]
+    pub cache_scope: crate::CacheScope,
+    /// The queue of actions that name none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub queue: String,
 }

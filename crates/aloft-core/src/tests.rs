@@ -11,12 +11,38 @@ use crate::*;
 struct World {
     states: BTreeMap<ActionName, ActionState>,
     log: Vec<(Time, Event)>,
+    entry: Option<CacheEntry>,
+    holder: Option<Reservation>,
+    queues: BTreeMap<String, QueueLoad>,
 }
 
 impl View for World {
     fn action(&self, name: &ActionName) -> Option<&ActionState> {
         self.states.get(name)
     }
+
+    fn open_children(&self, name: &ActionName) -> EndedBelow {
+        let open = self.states.values().filter(|s| s.parent() == Some(name) && !s.phase.is_terminal());
+        let names: Vec<_> = open.map(|s| s.name.clone()).collect();
+        EndedBelow { count: names.len() as u64, names }
+    }
+
+    fn cache(&self, state: &ActionState) -> CacheView {
+        let me = Reservation::owner_of(&run(), &state.name);
+        CacheView { entry: self.entry.clone(), holder: self.holder.clone(), me }
+    }
+
+    fn queue(&self, name: &str) -> Option<QueueLoad> {
+        self.queues.get(name).cloned()
+    }
+
+    fn places(&self) -> Vec<QueueLoad> {
+        Vec::new()
+    }
+}
+
+fn run() -> RunKey {
+    RunKey::new(Scope::new("o", "p", "d").unwrap(), "r").unwrap()
 }
 
 impl World {
@@ -25,7 +51,20 @@ impl World {
         assert_eq!(decision.events.is_empty(), decision.reply == Reply::Unchanged, "{command:?}");
         for event in decision.events {
             let name = event.action().clone();
-            let state = apply(self.states.remove(&name), &event, now).expect("decide yields only events that apply");
+            let before = self.states.remove(&name);
+            let state = apply(before.clone(), &event, now).expect("decide yields only events that apply");
+            for effect in effects(&run(), before.as_ref(), &state, now) {
+                match effect {
+                    Effect::Cache { entry, .. } => self.entry = Some(entry),
+                    Effect::Reserve { reservation, .. } => {
+                        assert!(self.holder.is_none(), "at most one computes: {:?} and {reservation:?}", self.holder);
+                        self.holder = Some(reservation);
+                    }
+                    Effect::Release { owner, .. } => {
+                        assert_eq!(self.holder.take().map(|h| h.owner), Some(owner), "only the holder gives back");
+                    }
+                }
+            }
             self.states.insert(name, state);
             self.log.push((now, event));
         }
@@ -60,8 +99,32 @@ fn seed(retries: u32) -> Seed {
         policy,
         input_uri: "s3://b/in".into(),
         run_output_base: "s3://b/run".into(),
-        cache_key: String::new(),
+        cache: None,
+        queue: DEFAULT_QUEUE.into(),
+        asks: Asks::default(),
     })
+}
+
+fn cached(serialize: bool, overwrite: bool) -> Seed {
+    let Seed::Task(mut task) = seed(1) else { unreachable!() };
+    let max_age_ms = Some(20_000);
+    task.cache = Some(CachePlan { key: "k".into(), serialize, overwrite, max_age_ms, ..CachePlan::default() });
+    Seed::Task(task)
+}
+
+fn condition() -> Seed {
+    Seed::Condition(ConditionSeed {
+        name: "approve".into(),
+        kind: SignalKind::Int,
+        timeout_ms: Some(30_000),
+        webhook: true,
+        spec_digest: "d".into(),
+    })
+}
+
+fn recovered() -> Recovered {
+    let from = ActionRef { run: RunKey { name: "old".into(), ..run() }, action: name(1) };
+    Recovered { from, outputs: OutputRefs { output_uri: "s3://b/old".into(), ..OutputRefs::default() }, signal: None }
 }
 
 fn trace() -> Seed {
@@ -85,7 +148,24 @@ fn lease(token: u64) -> Lease {
 }
 
 fn create(retries: u32) -> Command {
-    Command::CreateRun { seed: Box::new(seed(retries)), info: Box::default() }
+    create_with(seed(retries))
+}
+
+fn create_with(seed: Seed) -> Command {
+    Command::create_run(seed, RunInfo::default())
+}
+
+fn enqueue(action: u8, parent: u8, seed: Seed) -> Command {
+    Command::enqueue(name(action), name(parent), "", seed)
+}
+
+fn new_seed() -> impl Strategy<Value = Seed> {
+    prop_oneof![
+        3 => (0u32..3).prop_map(seed),
+        2 => Just(trace()),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(serialize, overwrite)| cached(serialize, overwrite)),
+        1 => Just(condition()),
+    ]
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -100,12 +180,31 @@ fn command() -> impl Strategy<Value = Command> {
     ];
     prop_oneof![
         1 => (0u32..3).prop_map(create),
-        4 => (1u8..6, 0u8..6, 0u32..3, any::<bool>()).prop_map(|(a, p, r, is_trace)| Command::Enqueue {
-            action: name(a),
-            parent: name(p),
-            group: String::new(),
-            seed: Box::new(if is_trace { trace() } else { seed(r) }),
+        4 => (1u8..6, 0u8..6, new_seed()).prop_map(|(a, p, seed)| enqueue(a, p, seed)),
+        1 => (1u8..6, 0u8..6).prop_map(|(a, p)| match enqueue(a, p, seed(0)) {
+            Command::Enqueue { action, parent, group, seed, .. } => Command::Enqueue {
+                action, parent, group, seed,
+                recovered: Some(Box::new(recovered())),
+                traces: Vec::new(),
+            },
+            other => other,
         }),
+        3 => (action.clone(), 0u8..3).prop_map(|(action, seen)| Command::LookUp {
+            action,
+            seen: match seen {
+                0 => Seen::Nothing,
+                1 => Seen::Failed,
+                _ => Seen::Data { output_uri: String::new() },
+            },
+        }),
+        1 => action.clone().prop_map(|action| Command::Hold { action, reason: "full".into() }),
+        1 => action.clone().prop_map(|action| Command::Reject { action, error: error(false) }),
+        2 => (action.clone(), 0i64..2).prop_map(|(action, n)| Command::Signal {
+            action,
+            value: SignalValue::Int(n),
+            by: Subject::default(),
+        }),
+        1 => action.clone().prop_map(|action| Command::Called { action, outcome: WebhookOutcome::Delivered }),
         5 => (action.clone(), 0u64..4).prop_map(|(action, t)| Command::Lease { action, lease: lease(t) }),
         12 => (action.clone(), 1u32..4, 0u64..4, progress)
             .prop_map(|(action, attempt, t, progress)| Command::Report {
@@ -143,6 +242,13 @@ fn check_state(state: &ActionState) {
     let open = state.attempts.iter().filter(|a| !a.phase.is_terminal()).count();
     match state.kind() {
         ActionKind::Trace => assert!(state.phase.is_terminal() && state.attempts.is_empty()),
+        _ if state.phase == Phase::Recovered => {
+            assert!(state.recovered_from.is_some() && state.attempts.is_empty(), "what is recovered never ran");
+        }
+        ActionKind::Condition => {
+            assert!(state.attempts.is_empty() && (state.phase == Phase::Paused || state.phase.is_terminal()));
+            assert_eq!(state.phase == Phase::Succeeded, state.signal.is_some(), "it succeeds by a signal only");
+        }
         ActionKind::Task => {
             assert_eq!(open, usize::from(!state.phase.is_terminal()), "one attempt is under way until the end");
             assert_eq!(state.current().unwrap().phase, state.phase, "the action is where its attempt is");
@@ -157,6 +263,12 @@ fn check_state(state: &ActionState) {
     assert_eq!(state.ended_at.is_some(), state.phase.is_terminal());
     assert_eq!(state.phase == Phase::Failed || state.phase == Phase::TimedOut, state.error.is_some(), "{state:?}");
     assert_eq!(state.phase == Phase::Aborted, state.aborted.is_some());
+    assert!(!(state.cache.pending && state.live_lease().is_some()), "nothing is handed out before its lookup");
+    assert!(!state.phase.is_terminal() || !(state.cache.pending || state.cache.reserved), "the end gives all back");
+    if state.cache.status == CacheStatus::Hit {
+        assert_eq!((state.phase, state.attempts.len()), (Phase::Succeeded, 1));
+        assert!(state.attempts[0].lease.is_none(), "a hit never ran");
+    }
     assert!(state.system_failures <= MAX_SYSTEM_FAILURES + 1);
     if let Some(task) = state.task() {
         assert!(state.user_failures <= task.policy.retries + 1, "no more tries than declared");
@@ -307,13 +419,186 @@ fn what_lives_below_an_ended_action_is_shown_as_ended_before_its_record_follows(
     let mut world = World::default();
     started(&mut world, 0);
     let t = Time::from_micros(7);
-    let child = Command::Enqueue { action: name(1), parent: name(0), group: String::new(), seed: Box::new(seed(0)) };
-    world.submit(&child, t).unwrap();
+    world.submit(&enqueue(1, 0, seed(0)), t).unwrap();
     let abort = Command::Abort { action: name(0), by: EndedBy { subject: "me".into(), reason: "no".into() } };
     world.submit(&abort, t).unwrap();
     let shown = world.states[&name(1)].clone().shown_under(&world.states[&name(0)]);
     world.submit(&Command::Settle { actions: vec![name(1)] }, t).unwrap();
     assert_eq!(shown, world.states[&name(1)], "the record says what was shown");
-    let late = Command::Enqueue { action: name(2), parent: name(1), group: String::new(), seed: Box::new(seed(0)) };
-    assert!(matches!(world.submit(&late, t), Err(Refusal::AncestorEnded { .. })));
+    assert_eq!(world.states[&name(0)].ended_below.names, [name(1)], "and the parent says which it ended");
+    assert!(matches!(world.submit(&enqueue(2, 1, seed(0)), t), Err(Refusal::AncestorEnded { .. })));
+}
+
+fn lookup(world: &mut World, action: u8, seen: Seen, at: i64) -> Result<Reply, Refusal> {
+    world.submit(&Command::LookUp { action: name(action), seen }, Time::from_micros(at))
+}
+
+fn succeed(world: &mut World, action: u8, uri: &str, at: i64) {
+    let at = Time::from_micros(at);
+    world.submit(&Command::Lease { action: name(action), lease: lease(u64::from(action)) }, at).unwrap();
+    let outputs = OutputRefs { output_uri: uri.into(), ..OutputRefs::default() };
+    let progress = Progress::Ended(AttemptOutcome::Succeeded(outputs));
+    let token = LeaseToken(u64::from(action));
+    world.submit(&Command::Report { action: name(action), attempt: 1, token, progress }, at).unwrap();
+}
+
+#[test]
+fn identical_work_is_computed_once_and_the_others_wait_for_it() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    let t = Time::from_micros(1);
+    for n in 1..=3 {
+        world.submit(&enqueue(n, 0, cached(true, false)), t).unwrap();
+        assert!(matches!(
+            world.submit(&Command::Lease { action: name(n), lease: lease(9) }, t),
+            Err(Refusal::NotReady(_))
+        ));
+    }
+    assert_eq!(lookup(&mut world, 1, Seen::Nothing, 2), Ok(Reply::Done));
+    assert_eq!(lookup(&mut world, 2, Seen::Nothing, 2), Ok(Reply::Done));
+    assert_eq!(lookup(&mut world, 2, Seen::Nothing, 3), Ok(Reply::Unchanged), "it says once that it waits");
+    let waiting = &world.states[&name(2)];
+    assert_eq!((waiting.phase, waiting.ready_at()), (Phase::WaitingForResources, None));
+    assert!(waiting.attempts[0].transitions[1].reason.contains("o/p/d/r/x1"));
+    succeed(&mut world, 1, "s3://b/1", 4);
+    assert_eq!(world.states[&name(1)].cache.status, CacheStatus::Populated);
+    assert_eq!(world.holder, None);
+    // What the waiting one saw before is not what is there now: it looks again.
+    assert_eq!(lookup(&mut world, 2, Seen::Nothing, 5), Ok(Reply::Unchanged));
+    lookup(&mut world, 2, Seen::Data { output_uri: "s3://b/1".into() }, 5).unwrap();
+    let hit = &world.states[&name(2)];
+    assert_eq!(
+        (hit.phase, hit.cache.status, hit.outputs.output_uri.as_str()),
+        (Phase::Succeeded, CacheStatus::Hit, "s3://b/1")
+    );
+    assert_eq!(hit.cache.source.as_ref().unwrap().action, name(1));
+    // Too old for what the task declares.
+    lookup(&mut world, 3, Seen::Nothing, 20_000_005).unwrap();
+    assert_eq!(world.states[&name(3)].cache.status, CacheStatus::Miss);
+}
+
+#[test]
+fn a_dead_holder_is_replaced() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    let t = Time::from_micros(1);
+    for n in 1..=2 {
+        world.submit(&enqueue(n, 0, cached(true, false)), t).unwrap();
+        lookup(&mut world, n, Seen::Nothing, 1).unwrap();
+    }
+    let by = EndedBy { subject: "me".into(), reason: "no".into() };
+    world.submit(&Command::Abort { action: name(1), by }, t).unwrap();
+    lookup(&mut world, 2, Seen::Nothing, 2).unwrap();
+    let state = &world.states[&name(2)];
+    assert!(state.cache.reserved && state.ready_at().is_some());
+    assert_eq!(world.holder.as_ref().unwrap().owner, "o/p/d/r/x2");
+    // One from outside that has lapsed does not hold anybody up.
+    world
+        .submit(&Command::Abort { action: name(2), by: EndedBy { subject: String::new(), reason: String::new() } }, t)
+        .unwrap();
+    world.holder = Some(Reservation { owner: "elsewhere".into(), expires_at: Some(Time::from_micros(10)) });
+    world.submit(&enqueue(3, 0, cached(true, false)), t).unwrap();
+    lookup(&mut world, 3, Seen::Nothing, 9).unwrap();
+    assert!(world.states[&name(3)].cache.pending);
+    world.holder = None;
+    lookup(&mut world, 3, Seen::Nothing, 10).unwrap();
+    assert!(world.states[&name(3)].cache.reserved);
+}
+
+#[test]
+fn overwriting_computes_and_replaces() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    let old = CacheEntry {
+        outputs: OutputRefs { output_uri: "s3://b/old".into(), ..OutputRefs::default() },
+        source: None,
+        metadata: Vec::new(),
+        created_at: Time::default(),
+        updated_at: Time::default(),
+    };
+    world.entry = Some(old);
+    world.submit(&enqueue(1, 0, cached(false, true)), Time::from_micros(1)).unwrap();
+    lookup(&mut world, 1, Seen::Data { output_uri: "s3://b/old".into() }, 1).unwrap();
+    assert_eq!(world.states[&name(1)].cache.status, CacheStatus::Skipped);
+    succeed(&mut world, 1, "s3://b/new", 2);
+    assert_eq!(world.entry.unwrap().outputs.output_uri, "s3://b/new");
+}
+
+#[test]
+fn a_condition_waits_for_its_kind_of_value_and_takes_one() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    let t = Time::from_micros(1);
+    world.submit(&enqueue(1, 0, condition()), t).unwrap();
+    assert_eq!(world.states[&name(1)].phase, Phase::Paused);
+    assert!(world.states[&name(1)].webhook_is_due());
+    let signal =
+        |value| Command::Signal { action: name(1), value, by: Subject { id: "me".into(), ..Subject::default() } };
+    let refused = world.submit(&signal(SignalValue::Text("5".into())), t).unwrap_err();
+    assert_eq!(refused.to_string(), "condition x1 waits for an integer, not for a string");
+    assert_eq!(world.submit(&signal(SignalValue::Int(5)), t), Ok(Reply::Done));
+    assert_eq!(world.submit(&signal(SignalValue::Int(5)), t), Ok(Reply::Unchanged));
+    assert_eq!(world.submit(&signal(SignalValue::Int(6)), t), Err(Refusal::SignalledAlready(name(1))));
+    assert_eq!(world.states[&name(1)].signal.as_ref().unwrap().by.id, "me");
+    assert!(!world.states[&name(1)].webhook_is_due());
+    let not = Command::Signal { action: name(0), value: SignalValue::Int(1), by: Subject::default() };
+    assert_eq!(world.submit(&not, t), Err(Refusal::NotACondition(name(0))));
+}
+
+#[test]
+fn a_condition_that_nobody_signals_times_out() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    world.submit(&enqueue(1, 0, condition()), Time::from_micros(0)).unwrap();
+    let check = Command::CheckLimits { action: name(1) };
+    assert_eq!(world.submit(&check, Time::from_micros(29_999_999)), Ok(Reply::Unchanged));
+    assert_eq!(world.submit(&check, Time::from_micros(30_000_000)), Ok(Reply::Done));
+    let state = &world.states[&name(1)];
+    assert_eq!((state.phase, state.error.as_ref().unwrap().code.as_str()), (Phase::TimedOut, "CONDITION_TIMED_OUT"));
+    let late = Command::Signal { action: name(1), value: SignalValue::Int(1), by: Subject::default() };
+    assert!(matches!(world.submit(&late, Time::from_micros(30_000_001)), Err(Refusal::Ended { .. })));
+}
+
+#[test]
+fn queues_refuse_what_they_cannot_hold() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    let t = Time::from_micros(1);
+    let queued = |queue: &str| {
+        let Seed::Task(mut task) = seed(0) else { unreachable!() };
+        task.queue = queue.into();
+        enqueue(1, 0, Seed::Task(task))
+    };
+    assert_eq!(world.submit(&queued("q"), t), Err(Refusal::NoSuchQueue("q".into())));
+    let load = QueueLoad { name: "queue q".into(), depth: Some(2), waiting: 1, running: 1, closed: None };
+    world.queues.insert("q".into(), load.clone());
+    assert_eq!(world.submit(&queued("q"), t), Err(Refusal::Full { what: "queue q".into(), depth: 2 }));
+    world.queues.insert("q".into(), QueueLoad { closed: Some("draining"), ..load.clone() });
+    assert!(matches!(world.submit(&queued("q"), t), Err(Refusal::QueueClosed { .. })));
+    world.queues.insert("q".into(), QueueLoad { waiting: 0, ..load.clone() });
+    assert_eq!(world.submit(&queued("q"), t), Ok(Reply::Done));
+    // What is there already is found again, however full the queue is.
+    world.queues.insert("q".into(), load);
+    assert_eq!(world.submit(&queued("q"), t), Ok(Reply::Unchanged));
+}
+
+#[test]
+fn a_recovering_run_takes_over_results_and_traces() {
+    let mut world = World::default();
+    let taken = RecoveredTrace {
+        action: name(4),
+        group: "g".into(),
+        seed: match trace() {
+            Seed::Trace(seed) => seed,
+            _ => unreachable!(),
+        },
+        from: recovered().from,
+    };
+    let Command::CreateRun { seed, info, .. } = create(0) else { unreachable!() };
+    let command = Command::CreateRun { seed, info, recovered: None, traces: vec![taken] };
+    world.submit(&command, Time::from_micros(1)).unwrap();
+    let trace = &world.states[&name(4)];
+    assert_eq!((trace.phase, trace.parent()), (Phase::Recovered, Some(&name(0))));
+    assert_eq!(world.submit(&enqueue(4, 0, self::trace()), Time::from_micros(2)), Ok(Reply::Unchanged));
+    assert_eq!(world.states[&name(4)].phase, Phase::Recovered, "what was taken over stands");
 }

@@ -10,14 +10,14 @@
 //! **Invariant:** a URI that comes from a client is read or written only after [`Data::owned`] found it in the project's
 //! own part of the bucket.
 
+mod call;
 mod hash;
 mod names;
 mod packed;
-mod wire;
 
 use std::{sync::Arc, time::Duration};
 
-use aloft_core::{RunKey, Scope, Time};
+use aloft_core::{RunKey, Scope, TaskError, Time};
 use aloft_flyteidl2::flyteidl2::{
     common::OffloadedInputData,
     dataproxy::{CreateUploadLocationRequest, CreateUploadLocationResponse},
@@ -29,15 +29,16 @@ use aloft_flyteidl2::flyteidl2::{
     },
 };
 use aloft_objects::{Claims, Credentials, Error, Objects, Prefix, PresignPut, Rejection, Uri};
-use aloft_plane::{AttemptId, BuiltImage, DataPlane, Link, LogStream, PlaneError};
+use aloft_plane::{AttemptId, BuiltImage, Call, DataPlane, Link, LogStream, PlaneError};
 use async_trait::async_trait;
 use buffa::Message as _;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::translate::{self, LiteralsSource, TranslateError};
-
-pub use self::hash::NO_INPUTS_HASH;
+use crate::{
+    process::{self, Results},
+    translate::{self, LiteralsSource, TranslateError},
+};
 
 /// Largest inputs or outputs that are read into memory, in bytes.
 const MAX_LITERALS: u64 = 20 << 20;
@@ -276,6 +277,16 @@ impl DataPlane for Data {
             }
         }
         Ok(missing)
+    }
+
+    async fn read_error(&self, scope: &Scope, prefix: &str) -> Result<Option<TaskError>, PlaneError> {
+        self.owned(scope, prefix)?;
+        let results = Results::read(&self.objects, prefix).await?;
+        Ok(results.error.and_then(Result::ok).map(process::task_error))
+    }
+
+    async fn call(&self, call: &Call) -> Result<(), PlaneError> {
+        call::post(call).await
     }
 
     async fn download_link(&self, scope: &Scope, uri: &str, expires: Option<Duration>) -> Result<Link, PlaneError> {

@@ -6,9 +6,11 @@
 //!
 //! Messages that only pass through (inputs, outputs, log lines) are the contract's own types, relayed and never looked at.
 
+pub mod canonical;
+
 use std::time::Duration;
 
-use aloft_core::{ActionName, LeaseToken, Phase, Progress, RunKey, Scope, Time, WorkerId};
+use aloft_core::{ActionName, LeaseToken, Phase, Progress, RunKey, Scope, TaskError, Time, WorkerId};
 use aloft_flyteidl2::flyteidl2::{
     common::OffloadedInputData,
     dataproxy::{CreateUploadLocationRequest, CreateUploadLocationResponse},
@@ -150,6 +152,22 @@ pub enum PlaneError {
     Unavailable(String),
 }
 
+/// The hash of no inputs. The SDK says the empty text, which the contract does not let a server answer
+/// (`OffloadedInputData.inputs_hash` has `min_len` 1), so this is the digest of nothing: what computes a cache key takes it
+/// for the empty text.
+pub const NO_INPUTS_HASH: &str = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+
+/// A call to somebody outside: a condition that asks for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Whom: an `http` or `https` URL.
+    pub url: String,
+    /// What to say: JSON.
+    pub body: Bytes,
+    /// The same for every repetition of the call, so that its receiver can tell.
+    pub id: String,
+}
+
 /// An image by the name the SDK asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuiltImage {
@@ -205,6 +223,13 @@ pub trait DataPlane: Send + Sync {
 
     /// Which of `uris` do not exist.
     async fn missing(&self, scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError>;
+
+    /// The error document below `prefix`, its message cut to what is kept; `None` if there is none that can be read.
+    async fn read_error(&self, scope: &Scope, prefix: &str) -> Result<Option<TaskError>, PlaneError>;
+
+    /// Makes a call from the users' own network, with POST. An answer other than 2xx is [`PlaneError::Unavailable`] if
+    /// asking again may help and [`PlaneError::Denied`] if not.
+    async fn call(&self, call: &Call) -> Result<(), PlaneError>;
 
     /// A link to read one object; [`PlaneError::NotFound`] if it does not exist.
     async fn download_link(&self, scope: &Scope, uri: &str, expires: Option<Duration>) -> Result<Link, PlaneError>;

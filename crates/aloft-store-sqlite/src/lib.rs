@@ -6,8 +6,10 @@
 //! `rusqlite` and not `sqlx`: the writer wants many statements of one transaction without a thread hop for each, and the
 //! crate is a fifth of the size.
 
+mod cache;
 mod error;
 mod hub;
+mod lanes;
 mod list;
 mod read;
 mod schema;
@@ -18,10 +20,10 @@ use std::{
     sync::Arc,
 };
 
-use aloft_core::{ActionName, ActionState, Reply, RunKey, Time, WorkerId};
+use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, FeedItem, ListQuery, ListScope, Logged, Page, Project, RunRecord, RunRow, Snapshot, Store,
-    StoreError, Submission, SubmitError, TaskId, Which,
+    Blob, DeployedTask, FeedItem, ListQuery, ListScope, Logged, OfferPlace, Offered, Page, Project, RunRecord, RunRow,
+    Snapshot, Store, StoreError, Submission, SubmitError, TaskId, Which,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -205,8 +207,64 @@ impl Store for SqliteStore {
         self.read(move |db| read::list_actions(db, &run, &query)).await
     }
 
-    async fn ready(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
-        self.read(move |db| read::ready(db, now, limit)).await
+    async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError> {
+        let after = after.clone();
+        self.read(move |db| lanes::offer(db, now, &after, groups, each)).await
+    }
+
+    async fn lookups(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionState)>, Option<Time>), StoreError> {
+        self.read(move |db| read::lookups(db, now, limit)).await
+    }
+
+    async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
+        self.read(move |db| read::calls_due(db, limit)).await
+    }
+
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError> {
+        let (scope, plan) = (scope.clone(), plan.clone());
+        self.read(move |db| cache::entry(db, &scope, &plan)).await
+    }
+
+    async fn put_cached(
+        &self,
+        scope: &Scope,
+        key: &str,
+        entry: CacheEntry,
+        overwrite: bool,
+    ) -> Result<bool, StoreError> {
+        let (scope, key) = (scope.clone(), key.to_owned());
+        self.record(Box::new(move |tx, now| cache::put(tx, &scope, &key, &entry, overwrite, now))).await
+    }
+
+    async fn drop_cached(&self, scope: &Scope, key: &str, output_uri: &str) -> Result<bool, StoreError> {
+        let (scope, key, uri) = (scope.clone(), key.to_owned(), output_uri.to_owned());
+        self.record(Box::new(move |tx, _| cache::forget(tx, &scope, &key, &uri))).await
+    }
+
+    async fn reserve(
+        &self,
+        scope: &Scope,
+        key: &str,
+        wanted: Reservation,
+        now: Time,
+    ) -> Result<Reservation, StoreError> {
+        let place = cache::Place { scope: scope.clone(), domain: scope.domain.clone(), key: key.to_owned() };
+        let (place, for_read) = (place.clone(), place);
+        let owner = wanted.owner.clone();
+        let taken = self.record(Box::new(move |tx, _| cache::reserve(tx, &place, &wanted, now))).await?;
+        let holder = self.read(move |db| cache::holder(db, &for_read)).await?;
+        match holder {
+            Some(holder) => Ok(holder),
+            // Given back between the two: as good as not held, but by whom cannot be said.
+            None if taken => Ok(Reservation { owner, expires_at: Some(now) }),
+            None => Err(StoreError::Unavailable("the reservation has just changed hands; ask again".to_owned())),
+        }
+    }
+
+    async fn release(&self, scope: &Scope, key: &str, owner: &str) -> Result<bool, StoreError> {
+        let place = cache::Place { scope: scope.clone(), domain: scope.domain.clone(), key: key.to_owned() };
+        let owner = owner.to_owned();
+        self.record(Box::new(move |tx, now| cache::release(tx, &place, &owner, now))).await
     }
 
     async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {

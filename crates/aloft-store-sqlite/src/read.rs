@@ -16,9 +16,9 @@ use crate::{
     writer::{decode_state, load_action},
 };
 
-type Result<T> = std::result::Result<T, StoreError>;
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
-fn rows<T>(
+pub(crate) fn rows<T>(
     db: &Connection,
     sql: &str,
     params: &[&dyn ToSql],
@@ -33,17 +33,17 @@ fn rows<T>(
     Ok(out)
 }
 
-fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
+pub(crate) fn get<T: rusqlite::types::FromSql>(row: &Row<'_>, column: usize) -> Result<T> {
     row.get(column).map_err(from_sqlite)
 }
 
-fn run_key(row: &Row<'_>, first: usize) -> Result<RunKey> {
+pub(crate) fn run_key(row: &Row<'_>, first: usize) -> Result<RunKey> {
     let text = |i| get::<String>(row, first + i);
     let scope = Scope { org: text(0)?, project: text(1)?, domain: text(2)? };
     Ok(RunKey { scope, name: text(3)? })
 }
 
-fn action_name(row: &Row<'_>, column: usize) -> Result<ActionName> {
+pub(crate) fn action_name(row: &Row<'_>, column: usize) -> Result<ActionName> {
     ActionName::new(&get::<String>(row, column)?).map_err(|e| error::corrupt("the name of an action", e))
 }
 
@@ -185,7 +185,7 @@ fn named(row: &Row<'_>) -> Result<(RunKey, ActionName)> {
 
 type Timed = (Vec<(RunKey, ActionName)>, Option<Time>);
 
-fn next(db: &Connection, column: &str, now: i64) -> Result<Option<Time>> {
+pub(crate) fn next(db: &Connection, column: &str, now: i64) -> Result<Option<Time>> {
     let sql = format!("SELECT min({column}) FROM actions WHERE {column} > ?1");
     db.prepare_cached(&sql)
         .and_then(|mut s| s.query_row([now], |row| row.get::<_, Option<i64>>(0)))
@@ -193,11 +193,24 @@ fn next(db: &Connection, column: &str, now: i64) -> Result<Option<Time>> {
         .map_err(from_sqlite)
 }
 
-pub(crate) fn ready(db: &Connection, now: Time, limit: usize) -> Result<Timed> {
-    let sql = "SELECT r.org, r.project, r.domain, r.name, a.name FROM actions a JOIN runs r ON r.id = a.run_id
-               WHERE a.ready_at <= ?1 ORDER BY a.ready_at, a.depth DESC LIMIT ?2";
+pub(crate) fn lookups(db: &Connection, now: Time, limit: usize) -> Result<(Vec<Held>, Option<Time>)> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state FROM actions a JOIN runs r ON r.id = a.run_id
+               WHERE a.lookup_at <= ?1 ORDER BY a.lookup_at LIMIT ?2";
     let now = now.as_micros();
-    Ok((rows(db, sql, &[&now, &(limit as i64)], named)?, next(db, "ready_at", now)?))
+    Ok((rows(db, sql, &[&now, &(limit as i64)], with_state)?, next(db, "lookup_at", now)?))
+}
+
+pub(crate) fn calls_due(db: &Connection, limit: usize) -> Result<Vec<(RunKey, ActionState)>> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state FROM actions a JOIN runs r ON r.id = a.run_id
+               WHERE a.call_at IS NOT NULL ORDER BY a.call_at LIMIT ?1";
+    rows(db, sql, &[&(limit as i64)], with_state)
+}
+
+/// An action with its run.
+type Held = (RunKey, ActionState);
+
+fn with_state(row: &Row<'_>) -> Result<Held> {
+    Ok((run_key(row, 0)?, decode_state(&get::<Vec<u8>>(row, 4)?)?))
 }
 
 pub(crate) fn due(db: &Connection, now: Time, limit: usize) -> Result<Timed> {
@@ -210,7 +223,7 @@ pub(crate) fn due(db: &Connection, now: Time, limit: usize) -> Result<Timed> {
 pub(crate) fn held_by(db: &Connection, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>> {
     let sql = "SELECT r.org, r.project, r.domain, r.name, a.state FROM actions a JOIN runs r ON r.id = a.run_id
                WHERE a.worker = ?1 ORDER BY a.id";
-    rows(db, sql, &[&worker.0], |row| Ok((run_key(row, 0)?, decode_state(&get::<Vec<u8>>(row, 4)?)?)))
+    rows(db, sql, &[&worker.0], with_state)
 }
 
 pub(crate) fn unsettled(db: &Connection, limit: usize) -> Result<Vec<(RunKey, ActionName)>> {

@@ -4,14 +4,17 @@
 //! without anybody waiting for a timer. A job whose command is refused writes nothing; a job that fails on the database
 //! itself takes its whole batch with it, because half a batch must not be acknowledged.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
-use aloft_core::{ActionName, ActionState, Command, Event, Reply, RunKey, Time, View, apply, decide};
+use aloft_core::{
+    ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueLoad, Reply, Reservation, RunKey, Time, View,
+    apply, decide, effects,
+};
 use aloft_store::{StoreError, Submission, SubmitError};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Clock, error, hub::Hub};
+use crate::{Clock, cache, error, hub::Hub, lanes};
 
 /// Most jobs of one transaction. Two thousand rows keep a batch under ~50 ms here, which bounds the wait of the next one.
 const MAX_BATCH: usize = 1024;
@@ -146,12 +149,52 @@ fn carry_out(
     }
 }
 
-/// The states a decision looks at, as loaded.
-struct Loaded(HashMap<ActionName, ActionState>);
+/// What a decision looks at: states as loaded, records as asked for.
+struct Loaded<'t> {
+    tx: &'t Transaction<'t>,
+    run: &'t RunKey,
+    /// The run's row; `None` if it does not exist.
+    run_id: Option<i64>,
+    states: HashMap<ActionName, ActionState>,
+    /// The first read that failed. The decision made without it is thrown away.
+    failure: RefCell<Option<StoreError>>,
+}
 
-impl View for Loaded {
+impl Loaded<'_> {
+    fn read<T: Default>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> T {
+        read(self.tx).unwrap_or_else(|error| {
+            self.failure.borrow_mut().get_or_insert(error);
+            T::default()
+        })
+    }
+}
+
+impl View for Loaded<'_> {
     fn action(&self, name: &ActionName) -> Option<&ActionState> {
-        self.0.get(name)
+        self.states.get(name)
+    }
+
+    fn open_children(&self, name: &ActionName) -> EndedBelow {
+        let Some(run_id) = self.run_id else { return EndedBelow::default() };
+        self.read(|tx| lanes::open_children(tx, run_id, name))
+    }
+
+    fn cache(&self, state: &ActionState) -> CacheView {
+        let me = Reservation::owner_of(self.run, &state.name);
+        let Some(plan) = state.pending_lookup() else { return CacheView { me, ..CacheView::default() } };
+        self.read(|tx| {
+            let entry = cache::entry(tx, &self.run.scope, plan)?;
+            let holder = cache::holder(tx, &cache::place(&self.run.scope, plan))?;
+            Ok(CacheView { entry, holder, me })
+        })
+    }
+
+    fn queue(&self, name: &str) -> Option<QueueLoad> {
+        self.read(|tx| lanes::queue_load(tx, &self.run.scope.org, name))
+    }
+
+    fn places(&self) -> Vec<QueueLoad> {
+        self.read(|tx| lanes::place_loads(tx, &self.run.scope))
     }
 }
 
@@ -163,15 +206,24 @@ fn submit(
 ) -> Result<Reply, SubmitError> {
     let Submission { run, command, blobs } = submission;
     let found = find_run(tx, run)?;
-    let mut view = Loaded(HashMap::new());
-    if let Some((run_id, _)) = found {
-        load(tx, run_id, command, &mut view.0)?;
+    let run_id = found.map(|(id, _)| id);
+    let mut view = Loaded { tx, run, run_id, states: HashMap::new(), failure: RefCell::default() };
+    if let Some(run_id) = run_id {
+        load(tx, run_id, command, &mut view.states)?;
     }
-    let decision = decide(&view, command, now)?;
+    let decision = decide(&view, command, now);
+    if let Some(failure) = view.failure.take() {
+        return Err(failure.into());
+    }
+    let decision = decision?;
+    touched.half_written = true;
+    if let (Command::LookUp { action, .. }, Some(run_id)) = (command, run_id) {
+        park(tx, run_id, &view, action, now)?;
+    }
     if decision.events.is_empty() {
+        touched.half_written = false;
         return Ok(decision.reply);
     }
-    touched.half_written = true;
     for blob in blobs {
         tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes) VALUES (?1, ?2)")
             .and_then(|mut s| s.execute(params![blob.digest, blob.bytes.as_ref()]))
@@ -184,11 +236,15 @@ fn submit(
     for event in &decision.events {
         seq += 1;
         let name = event.action();
-        let state = apply(view.0.remove(name), event, now)
+        let before = view.states.remove(name);
+        let state = apply(before.clone(), event, now)
             .ok_or_else(|| StoreError::Corrupt(format!("event {seq} of run {run} does not fit action {name}")))?;
         touched.pos = Some(append(tx, run_id, seq, event, now)?);
-        save(tx, run_id, &state, now)?;
-        view.0.insert(name.clone(), state);
+        save(tx, run_id, before.as_ref(), &state, now)?;
+        for effect in effects(run, before.as_ref(), &state, now) {
+            cache::carry_out(tx, &run.scope, &effect, now)?;
+        }
+        view.states.insert(name.clone(), state);
     }
     tx.prepare_cached("UPDATE runs SET seq = ?2 WHERE id = ?1")
         .and_then(|mut s| s.execute(params![run_id, seq as i64]))
@@ -196,6 +252,20 @@ fn submit(
     touched.runs.insert(run.clone(), seq);
     touched.half_written = false;
     Ok(decision.reply)
+}
+
+/// Puts off the lookup of an action that has to wait for another's result, until that one gives its reservation back or
+/// lets it lapse. What is decided otherwise is saved after this.
+fn park(tx: &Transaction<'_>, run_id: i64, view: &Loaded<'_>, name: &ActionName, now: Time) -> Result<(), StoreError> {
+    let Some(state) = view.states.get(name).filter(|s| s.pending_lookup().is_some_and(|plan| plan.serialize)) else {
+        return Ok(());
+    };
+    let found = view.cache(state);
+    let Some(holder) = found.holder.filter(|h| h.owner != found.me && h.holds(now)) else { return Ok(()) };
+    tx.prepare_cached("UPDATE actions SET lookup_at = ?3 WHERE run_id = ?1 AND name = ?2")
+        .and_then(|mut s| s.execute(params![run_id, name.as_str(), holder.expires_at.map(Time::as_micros)]))
+        .map(drop)
+        .map_err(error::from_sqlite)
 }
 
 fn find_run(tx: &Transaction<'_>, run: &RunKey) -> Result<Option<(i64, u64)>, StoreError> {
@@ -241,13 +311,19 @@ pub(crate) fn decode_state(bytes: &[u8]) -> Result<ActionState, StoreError> {
 }
 
 fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], now: Time) -> Result<i64, StoreError> {
-    let Some(Event::Created { run: Some(info), .. }) = events.first() else {
+    let Some(Event::Created { run: Some(info), seed, .. }) = events.first() else {
         return Err(StoreError::Corrupt(format!("the log of run {run} does not begin with its creation")));
     };
     let json = serde_json::to_vec(info).map_err(|e| error::corrupt("run", e))?;
+    let queue = match seed.as_ref() {
+        aloft_core::Seed::Task(task) => task.queue.as_str(),
+        aloft_core::Seed::Trace(_) | aloft_core::Seed::Condition(_) => aloft_core::DEFAULT_QUEUE,
+    };
+    let related = info.relation.as_ref().map(|r| r.to.name.as_str());
     tx.prepare_cached(
-        "INSERT INTO runs (org, project, domain, name, seq, created_at, created_by, source, info)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8)",
+        "INSERT INTO runs (org, project, domain, name, seq, created_at, created_by, source, info, max_actions, queue,
+                           related_to)
+         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )
     .and_then(|mut s| {
         s.insert(params![
@@ -258,7 +334,10 @@ fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], now: Time) -
             now.as_micros(),
             info.created_by.id,
             info.source,
-            json
+            json,
+            info.max_action_concurrency,
+            queue,
+            related,
         ])
     })
     .map_err(error::from_sqlite)
@@ -272,27 +351,34 @@ fn append(tx: &Transaction<'_>, run_id: i64, seq: u64, event: &Event, now: Time)
         .map_err(error::from_sqlite)
 }
 
-fn save(tx: &Transaction<'_>, run_id: i64, state: &ActionState, now: Time) -> Result<(), StoreError> {
+/// Keeps the projection of one action, and what it changes of its parent's and its run's.
+fn save(
+    tx: &Transaction<'_>,
+    run_id: i64,
+    before: Option<&ActionState>,
+    state: &ActionState,
+    now: Time,
+) -> Result<(), StoreError> {
     let json = serde_json::to_vec(state).map_err(|e| error::corrupt("action", e))?;
     let task = state.task().map(|t| &t.task);
-    let name = match &state.seed {
-        aloft_core::Seed::Task(t) => &t.task.name,
-        aloft_core::Seed::Trace(t) => &t.name,
-    };
+    let asks = state.task().map(|t| t.asks).unwrap_or_default();
     let duration = state.ended_at.map(|end| i64::try_from(end.since(state.created_at).as_millis()).unwrap_or(i64::MAX));
-    let kind = match state.kind() {
-        aloft_core::ActionKind::Task => 1,
-        aloft_core::ActionKind::Trace => 2,
-    };
+    let pending = state.pending_lookup();
+    // A lookup becomes due when it is first to come; `park` puts it off, and a release brings it back.
+    let lookup_at = pending.filter(|_| before.is_none()).map(|_| now.as_micros());
+    let amount = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     tx.prepare_cached(
         "INSERT INTO actions (run_id, name, parent, depth, grp, kind, phase, created_at, updated_at, ended_at,
                               duration_ms, task_name, task_version, short_name, environment, ready_at, due_at, worker,
-                              state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
+                              state, queue, asks_memory, asks_cpu, asks_gpu, lookup_at, cache_key, call_at, counted)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
+                 ?24, ?25, ?26, ?27)
          ON CONFLICT (run_id, name) DO UPDATE SET
              phase = excluded.phase, updated_at = excluded.updated_at, ended_at = excluded.ended_at,
              duration_ms = excluded.duration_ms, ready_at = excluded.ready_at, due_at = excluded.due_at,
-             worker = excluded.worker, state = excluded.state",
+             worker = excluded.worker, state = excluded.state, cache_key = excluded.cache_key,
+             lookup_at = iif(excluded.cache_key IS NULL, NULL, lookup_at), call_at = excluded.call_at,
+             counted = iif(open_children = 0, excluded.counted, 0)",
     )
     .and_then(|mut s| {
         s.execute(params![
@@ -301,22 +387,45 @@ fn save(tx: &Transaction<'_>, run_id: i64, state: &ActionState, now: Time) -> Re
             state.parent().map(ActionName::as_str),
             state.ancestors.len() as i64,
             state.group,
-            kind,
+            state.kind().number(),
             state.phase.number(),
             state.created_at.as_micros(),
             now.as_micros(),
             state.ended_at.map(Time::as_micros),
             duration,
-            name,
+            state.title(),
             task.map_or("", |t| &t.version),
             task.map_or("", |t| &t.short_name),
             task.map_or("", |t| &t.environment),
             state.ready_at().map(Time::as_micros),
             state.next_limit().map(|(at, _)| at.as_micros()),
             state.live_lease().map(|l| l.worker.0.as_str()),
-            json
+            json,
+            state.queue(),
+            amount(asks.memory),
+            amount(asks.cpu),
+            amount(asks.gpu),
+            lookup_at,
+            pending.map(|plan| plan.key.as_str()),
+            state.webhook_is_due().then(|| state.created_at.as_micros()),
+            state.counts(0),
         ])
     })
-    .map(drop)
-    .map_err(error::from_sqlite)
+    .map_err(error::from_sqlite)?;
+    let (was, is) = (before.is_some_and(|b| !b.phase.is_terminal()), !state.phase.is_terminal());
+    if let Some(parent) = state.parent().filter(|_| was != is) {
+        tx.prepare_cached(
+            "UPDATE actions SET open_children = open_children + ?3,
+                                counted = worker IS NOT NULL AND open_children + ?3 = 0
+             WHERE run_id = ?1 AND name = ?2",
+        )
+        .and_then(|mut s| s.execute(params![run_id, parent.as_str(), if is { 1 } else { -1 }]))
+        .map_err(error::from_sqlite)?;
+    }
+    if state.name.is_root() {
+        tx.prepare_cached("UPDATE runs SET started = max(started, ?2), ended = ?3 WHERE id = ?1")
+            .and_then(|mut s| s.execute(params![run_id, state.live_lease().is_some(), !is]))
+            .map_err(error::from_sqlite)?;
+    }
+    Ok(())
 }

@@ -38,9 +38,11 @@ fn create(name: &str) -> Submission {
         policy: TaskPolicy::default(),
         input_uri: "s3://b/in.pb".into(),
         run_output_base: "s3://b/r".into(),
-        cache_key: String::new(),
+        cache: None,
+        queue: aloft_core::DEFAULT_QUEUE.into(),
+        asks: aloft_core::Asks::default(),
     });
-    Submission::new(run, Command::CreateRun { seed: Box::new(seed), info: Box::<RunInfo>::default() })
+    Submission::new(run, Command::create_run(seed, RunInfo::default()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

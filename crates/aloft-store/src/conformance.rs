@@ -4,14 +4,16 @@
 use std::{future::Future, sync::Arc};
 
 use aloft_core::{
-    ActionName, AttemptOutcome, Command, EndedBy, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase, Progress,
-    Refusal, Reply, RunInfo, RunKey, Scope, Seed, Subject, TaskError, TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
+    ActionName, Asks, AttemptOutcome, CacheEntry, CachePlan, CacheScope, CacheStatus, Command, ConditionSeed,
+    DEFAULT_QUEUE, EndedBy, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase, Progress, Refusal, Reply,
+    Reservation, RunInfo, RunKey, Scope, Seed, Seen, SignalKind, SignalValue, Subject, TaskError, TaskPolicy, TaskRef,
+    TaskSeed, Time, WebhookOutcome, WorkerId,
 };
 use bytes::Bytes;
 
 use crate::{
-    Blob, Cursor, DeployedTask, Direction, Field, Filter, ListQuery, ListScope, Op, Project, SortBy, Store, StoreError,
-    Submission, SubmitError, TaskId, Which,
+    Blob, Cursor, DeployedTask, Direction, Field, Filter, ListQuery, ListScope, OfferPlace, Op, Project, SortBy, Store,
+    StoreError, Submission, SubmitError, TaskId, Which,
 };
 
 type Handle = Arc<dyn Store>;
@@ -31,6 +33,10 @@ where
     concurrent_writers_share_commits(make().await).await;
     watchers_miss_nothing(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
+    what_is_in_flight_is_counted(make().await).await;
+    results_are_cached_and_computed_once(make().await).await;
+    reservations_from_outside_lapse(make().await).await;
+    conditions_ask_for_a_call_once(make().await).await;
     the_end_of_a_parent_shows_at_once(make().await).await;
     pages_cover_everything_once(make().await).await;
     filters_select(make().await).await;
@@ -45,7 +51,7 @@ fn action(name: &str) -> ActionName {
     ActionName::new(name).expect("valid")
 }
 
-fn seed(digest: &str, policy: TaskPolicy) -> Box<Seed> {
+fn seed(digest: &str, policy: TaskPolicy) -> Seed {
     let task = TaskRef {
         digest: digest.into(),
         project: "p".into(),
@@ -56,13 +62,15 @@ fn seed(digest: &str, policy: TaskPolicy) -> Box<Seed> {
         short_name: "f".into(),
         environment: "env".into(),
     };
-    Box::new(Seed::Task(TaskSeed {
+    Seed::Task(TaskSeed {
         task,
         policy,
         input_uri: "s3://b/in.pb".into(),
         run_output_base: "s3://b/r".into(),
-        cache_key: String::new(),
-    }))
+        cache: None,
+        queue: DEFAULT_QUEUE.into(),
+        asks: Asks::default(),
+    })
 }
 
 fn create(run: &RunKey, digest: &str) -> Submission {
@@ -71,19 +79,17 @@ fn create(run: &RunKey, digest: &str) -> Submission {
         labels: [("team".to_owned(), run.name.clone())].into(),
         ..RunInfo::default()
     };
-    let command = Command::CreateRun { seed: seed(digest, TaskPolicy::default()), info: Box::new(info) };
+    let command = Command::create_run(seed(digest, TaskPolicy::default()), info);
     let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec") };
     Submission { run: run.clone(), command, blobs: vec![blob] }
 }
 
 fn enqueue(run: &RunKey, name: &str, parent: &str) -> Submission {
-    let command = Command::Enqueue {
-        action: action(name),
-        parent: action(parent),
-        group: "g".into(),
-        seed: seed("d", TaskPolicy::default()),
-    };
-    Submission::new(run.clone(), command)
+    enqueue_seed(run, name, parent, seed("d", TaskPolicy::default()))
+}
+
+fn enqueue_seed(run: &RunKey, name: &str, parent: &str, seed: Seed) -> Submission {
+    Submission::new(run.clone(), Command::enqueue(action(name), action(parent), "g", seed))
 }
 
 fn lease(run: &RunKey, name: &str, worker: &str, token: u64) -> Submission {
@@ -212,16 +218,13 @@ async fn leases_and_limits_are_indexed(store: Handle) {
     let run = key("r1");
     ok(&store, create(&run, "d")).await;
     let policy = TaskPolicy { max_runtime_ms: Some(1), ..TaskPolicy::default() };
-    let timed =
-        Command::Enqueue { action: action("x1"), parent: action("a0"), group: String::new(), seed: seed("d", policy) };
-    ok(&store, Submission::new(run.clone(), timed)).await;
+    ok(&store, enqueue_seed(&run, "x1", "a0", seed("d", policy))).await;
     let far = Time::from_micros(i64::MAX / 2);
-    let (ready, _) = store.ready(far, 10).await.unwrap();
-    assert_eq!(ready.len(), 2);
-    let (none, next) = store.ready(Time::from_micros(0), 10).await.unwrap();
-    assert!(none.is_empty() && next.is_some(), "what becomes ready later is announced");
+    assert_eq!(waiting(&store, far).await, [(run.clone(), action("a0")), (run.clone(), action("x1"))]);
+    let none = store.offer(Time::from_micros(0), &OfferPlace::default(), 10, 10).await.unwrap();
+    assert!(none.offer.groups.is_empty() && none.next_ready.is_some(), "what becomes ready later is announced");
     ok(&store, lease(&run, "x1", "w", 5)).await;
-    assert_eq!(store.ready(far, 10).await.unwrap().0, [(run.clone(), action("a0"))]);
+    assert_eq!(waiting(&store, far).await, [(run.clone(), action("a0"))]);
     let held = store.held_by(&WorkerId("w".into())).await.unwrap();
     assert_eq!(held.len(), 1);
     assert!(store.due(far, 10).await.unwrap().0.is_empty(), "the runtime counts from the start of the code");
@@ -232,6 +235,165 @@ async fn leases_and_limits_are_indexed(store: Handle) {
     ok(&store, report(&run, "x1", 5, ended)).await;
     assert!(store.due(far, 10).await.unwrap().0.is_empty());
     assert!(store.held_by(&WorkerId("w".into())).await.unwrap().is_empty());
+}
+
+/// Everything that may be handed out at `now`, read in parts of one group.
+async fn waiting(store: &Handle, now: Time) -> Vec<(RunKey, ActionName)> {
+    let (mut found, mut at) = (Vec::new(), OfferPlace::default());
+    loop {
+        let part = store.offer(now, &at, 1, 100).await.unwrap();
+        for group in &part.offer.groups {
+            let run = &part.offer.runs[group.run].run;
+            found.extend(group.candidates.iter().map(|c| (run.clone(), c.action.clone())));
+        }
+        match part.next {
+            Some(next) => at = next,
+            None => return found,
+        }
+    }
+}
+
+async fn what_is_in_flight_is_counted(store: Handle) {
+    let far = Time::from_micros(i64::MAX / 2);
+    let run = key("r1");
+    let info = RunInfo { max_action_concurrency: Some(3), ..RunInfo::default() };
+    ok(&store, Submission::new(run.clone(), Command::create_run(seed("d", TaskPolicy::default()), info))).await;
+    let in_flight = || async {
+        let part = store.offer(far, &OfferPlace::default(), 10, 10).await.unwrap();
+        let found = part.offer.runs.iter().find(|r| r.run == run).expect("it has work waiting").clone();
+        assert_eq!(found.max_actions, Some(3));
+        (found.in_flight, found.started)
+    };
+    assert_eq!(in_flight().await, (0, false));
+    ok(&store, lease(&run, "a0", "w", 1)).await;
+    ok(&store, enqueue(&run, "x1", "a0")).await;
+    ok(&store, enqueue(&run, "x2", "a0")).await;
+    assert_eq!(in_flight().await, (0, true), "a parent with unfinished children does not count");
+    ok(&store, lease(&run, "x1", "w", 2)).await;
+    assert_eq!(in_flight().await, (1, true));
+    ok(&store, enqueue(&run, "x3", "x2")).await;
+    ok(&store, report(&run, "x1", 2, done())).await;
+    assert_eq!(in_flight().await, (0, true));
+    ok(&store, Submission::new(run.clone(), abort("x2"))).await;
+    ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x3")] })).await;
+    ok(&store, enqueue(&run, "x4", "a0")).await;
+    ok(&store, Submission::new(run.clone(), abort("x4"))).await;
+    ok(&store, create(&key("r2"), "d")).await;
+    let part = store.offer(far, &OfferPlace::default(), 10, 10).await.unwrap();
+    assert_eq!(part.offer.runs.len(), 1, "{part:?}");
+    let held = store.held_by(&WorkerId("w".into())).await.unwrap();
+    assert_eq!(held.len(), 1, "the parent alone, which counts again");
+}
+
+fn abort(name: &str) -> Command {
+    Command::Abort { action: action(name), by: EndedBy { subject: "me".into(), reason: "no".into() } }
+}
+
+fn cached(serialize: bool, scope: CacheScope) -> Seed {
+    let Seed::Task(mut task) = seed("d", TaskPolicy::default()) else { unreachable!("seed makes tasks") };
+    task.cache = Some(CachePlan { key: "k".into(), serialize, scope, ..CachePlan::default() });
+    Seed::Task(task)
+}
+
+async fn look_up(store: &Handle, run: &RunKey, name: &str, seen: Seen) -> Reply {
+    ok(store, Submission::new(run.clone(), Command::LookUp { action: action(name), seen })).await
+}
+
+async fn due_lookups(store: &Handle, now: Time) -> Vec<String> {
+    store.lookups(now, 10).await.unwrap().0.into_iter().map(|(_, s)| s.name.to_string()).collect()
+}
+
+async fn results_are_cached_and_computed_once(store: Handle) {
+    let far = Time::from_micros(i64::MAX / 2);
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    for name in ["x1", "x2"] {
+        ok(&store, enqueue_seed(&run, name, "a0", cached(true, CacheScope::Global))).await;
+    }
+    assert_eq!(due_lookups(&store, far).await, ["x1", "x2"]);
+    assert_eq!(waiting(&store, far).await.len(), 1, "nothing is handed out before its lookup");
+    look_up(&store, &run, "x1", Seen::Nothing).await;
+    look_up(&store, &run, "x2", Seen::Nothing).await;
+    assert!(due_lookups(&store, far).await.is_empty(), "who waits does not look");
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    let outputs = OutputRefs { output_uri: "s3://b/r/x1/1".into(), ..OutputRefs::default() };
+    ok(&store, report(&run, "x1", 1, Progress::Ended(AttemptOutcome::Succeeded(outputs)))).await;
+    assert_eq!(due_lookups(&store, far).await, ["x2"], "the end of the holder wakes them");
+    look_up(&store, &run, "x2", Seen::Data { output_uri: "s3://b/r/x1/1".into() }).await;
+    let hit = store.snapshot(&run, Which::One(action("x2"))).await.unwrap().unwrap().actions.remove(0);
+    assert_eq!((hit.phase, hit.cache.status), (Phase::Succeeded, CacheStatus::Hit));
+    assert_eq!(hit.cache.source.unwrap().action, action("x1"));
+
+    // From another domain of the project only where the scope says so.
+    let plan = |scope| CachePlan { key: "k".into(), scope, ..CachePlan::default() };
+    let elsewhere = Scope::new("local", "p", "production").unwrap();
+    assert!(store.cached(&elsewhere, &plan(CacheScope::Global)).await.unwrap().is_some());
+    assert!(store.cached(&elsewhere, &plan(CacheScope::ProjectDomain)).await.unwrap().is_none());
+    let stranger = Scope::new("local", "q", "development").unwrap();
+    assert!(store.cached(&stranger, &plan(CacheScope::Global)).await.unwrap().is_none());
+
+    // A result that is gone is forgotten, unless it was replaced meanwhile.
+    assert!(!store.drop_cached(&run.scope, "k", "s3://b/other").await.unwrap());
+    assert!(store.drop_cached(&run.scope, "k", "s3://b/r/x1/1").await.unwrap());
+    assert!(store.cached(&run.scope, &plan(CacheScope::Global)).await.unwrap().is_none());
+}
+
+async fn reservations_from_outside_lapse(store: Handle) {
+    let far = Time::from_micros(i64::MAX / 2);
+    let run = key("r1");
+    let wanted = |owner: &str, until: Time| Reservation { owner: owner.into(), expires_at: Some(until) };
+    let now = Time::from_micros(1);
+    let soon = Time::from_micros(i64::MAX / 4);
+    let held = store.reserve(&run.scope, "k", wanted("me", soon), now).await.unwrap();
+    assert_eq!(held.owner, "me");
+    let held = store.reserve(&run.scope, "k", wanted("you", soon), now).await.unwrap();
+    assert_eq!(held.owner, "me", "at most one holds");
+    let held = store.reserve(&run.scope, "k", wanted("you", far), soon).await.unwrap();
+    assert_eq!(held.owner, "you", "one that lapsed is replaced");
+    assert!(!store.release(&run.scope, "k", "me").await.unwrap());
+
+    ok(&store, create(&run, "d")).await;
+    ok(&store, enqueue_seed(&run, "x1", "a0", cached(true, CacheScope::ProjectDomain))).await;
+    look_up(&store, &run, "x1", Seen::Nothing).await;
+    assert_eq!(due_lookups(&store, far).await, ["x1"], "due again when the reservation lapses");
+    assert!(due_lookups(&store, soon).await.is_empty());
+    assert!(store.release(&run.scope, "k", "you").await.unwrap());
+    assert_eq!(due_lookups(&store, soon).await, ["x1"]);
+    let entry = CacheEntry {
+        outputs: OutputRefs { output_uri: "s3://b/mine".into(), ..OutputRefs::default() },
+        source: None,
+        metadata: vec![1],
+        created_at: now,
+        updated_at: now,
+    };
+    assert!(store.put_cached(&run.scope, "k", entry.clone(), false).await.unwrap());
+    assert!(!store.put_cached(&run.scope, "k", entry.clone(), false).await.unwrap());
+    assert!(store.put_cached(&run.scope, "k", entry, true).await.unwrap());
+}
+
+async fn conditions_ask_for_a_call_once(store: Handle) {
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    let condition = Seed::Condition(ConditionSeed {
+        name: "approve".into(),
+        kind: SignalKind::Bool,
+        timeout_ms: Some(5),
+        webhook: true,
+        spec_digest: String::new(),
+    });
+    ok(&store, enqueue_seed(&run, "c1", "a0", condition)).await;
+    assert_eq!(store.calls_due(10).await.unwrap().len(), 1);
+    let far = Time::from_micros(i64::MAX / 2);
+    assert_eq!(store.due(far, 10).await.unwrap().0, [(run.clone(), action("c1"))], "its timeout is a timer");
+    let called = Command::Called { action: action("c1"), outcome: WebhookOutcome::Delivered };
+    ok(&store, Submission::new(run.clone(), called)).await;
+    assert!(store.calls_due(10).await.unwrap().is_empty());
+    let signal = |v| Command::Signal { action: action("c1"), value: SignalValue::Bool(v), by: Subject::default() };
+    assert_eq!(ok(&store, Submission::new(run.clone(), signal(true))).await, Reply::Done);
+    assert_eq!(ok(&store, Submission::new(run.clone(), signal(true))).await, Reply::Unchanged);
+    let other = store.submit(Submission::new(run.clone(), signal(false))).await;
+    assert!(matches!(other, Err(SubmitError::Refused(Refusal::SignalledAlready(_)))), "{other:?}");
+    assert!(store.due(far, 10).await.unwrap().0.is_empty());
 }
 
 async fn the_end_of_a_parent_shows_at_once(store: Handle) {

@@ -8,7 +8,10 @@ pub mod conformance;
 mod list;
 mod records;
 
-use aloft_core::{ActionName, ActionState, Command, Event, Refusal, Reply, RunInfo, RunKey, Time, WorkerId};
+use aloft_core::{
+    ActionName, ActionState, CacheEntry, CachePlan, Command, Event, Offer, Refusal, Reply, Reservation, RunInfo,
+    RunKey, Scope, Time, WorkerId,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -141,6 +144,26 @@ pub struct Snapshot {
     pub actions: Vec<ActionState>,
 }
 
+/// A place in the order in which waiting groups are offered. The default is the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfferPlace {
+    /// An engine's own number of the run.
+    pub run: i64,
+    /// The queue.
+    pub queue: String,
+}
+
+/// A part of what waits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Offered {
+    /// What waits.
+    pub offer: Offer,
+    /// Where to go on; `None` if this was the last part.
+    pub next: Option<OfferPlace>,
+    /// When the next action becomes ready after the time asked about.
+    pub next_ready: Option<Time>,
+}
+
 /// The store of record. Every method that changes something answers after commit (design rule 3).
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -174,9 +197,44 @@ pub trait Store: Send + Sync + 'static {
     /// Actions of a run.
     async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError>;
 
-    /// Up to `limit` actions that wait for a worker and may start by `now`, longest ready first, deeper first among
-    /// equals; and when the next one after `now` becomes ready.
-    async fn ready(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError>;
+    /// What waits for a worker and may start by `now`, with all that limits it: up to `groups` groups of one run and queue
+    /// after the place `after`, up to `each` candidates of each.
+    async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError>;
+
+    /// Up to `limit` actions whose cache lookup is due by `now`, and when the next after `now` is.
+    async fn lookups(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionState)>, Option<Time>), StoreError>;
+
+    /// Up to `limit` conditions that ask for a call which nobody has made, oldest first.
+    async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError>;
+
+    /// The entry that work of `scope` with this plan may use, fresh or not.
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError>;
+
+    /// Caches a result under `key` in `scope`; `false` if there is one already and `overwrite` does not hold.
+    async fn put_cached(
+        &self,
+        scope: &Scope,
+        key: &str,
+        entry: CacheEntry,
+        overwrite: bool,
+    ) -> Result<bool, StoreError>;
+
+    /// Forgets the result under `key` in `scope`, or only if it lies at `output_uri` where that is not empty; `false` if
+    /// there was none.
+    async fn drop_cached(&self, scope: &Scope, key: &str, output_uri: &str) -> Result<bool, StoreError>;
+
+    /// Takes or extends the reservation of `key` in `scope` for a client that calls itself `wanted.owner`, unless another
+    /// holds it at `now`. Answers who holds it then.
+    async fn reserve(
+        &self,
+        scope: &Scope,
+        key: &str,
+        wanted: Reservation,
+        now: Time,
+    ) -> Result<Reservation, StoreError>;
+
+    /// Gives the reservation of `key` in `scope` back; `false` if `owner` did not hold it.
+    async fn release(&self, scope: &Scope, key: &str, owner: &str) -> Result<bool, StoreError>;
 
     /// Up to `limit` actions of which a time limit has passed by `now`, and when the next limit after `now` passes.
     async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError>;

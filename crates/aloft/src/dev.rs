@@ -25,6 +25,7 @@ use aloft_plane::{AttemptId, LogStream, PlaneError};
 use aloft_store::StoreError;
 use aloft_store_sqlite::SqliteStore;
 use clap::Args as ClapArgs;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -120,7 +121,8 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let url = format!("http://localhost:{port}");
 
     let store = open_store(&dir)?;
-    let objects = Objects::local(&dir.join("objects"), BUCKET, &url, Keys::new(dir.master_secret()?))
+    let secret = dir.master_secret()?;
+    let objects = Objects::local(&dir.join("objects"), BUCKET, &url, Keys::new(secret))
         .map_err(|e| Exit::new(Kind::DataDir, e.to_string()))?;
     let stopping = CancellationToken::new();
     let environments = Arc::new(env::Envs::new(&dir.join("envs"), args.python.clone(), objects.clone()));
@@ -128,7 +130,9 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let logs = Arc::new(DevLogs(Logs::new(dirs.clone())));
     let plane = Arc::new(Data::new(objects.clone(), environments.clone(), logs, Arc::new(clock)));
     let settings = Settings::local(url.clone());
-    let control = Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone());
+    let signed_with = callback_key(&secret);
+    let control =
+        Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone(), signed_with);
     first_records(&control).await?;
 
     // From here on there is something to end well.
@@ -252,6 +256,11 @@ fn default_data_dir() -> Result<PathBuf, Exit> {
         }
     };
     Ok(base.join("aloft/dev"))
+}
+
+/// What callbacks are signed with. Not the master secret itself, which other credentials are derived from.
+fn callback_key(secret: &[u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update(b"aloft callbacks").chain_update(secret).finalize().into()
 }
 
 fn open_store(dir: &DataDir) -> Result<SqliteStore, Exit> {

@@ -29,6 +29,7 @@ pub(crate) fn app(control: &Control, objects: &Objects) -> Result<Router, String
         .route("/v2/", get(page))
         .route("/v2/{*path}", get(page))
         .route("/assets/{name}", get(asset));
+    app = app.merge(aloft_control::callbacks(control));
     let store = s3::endpoint(objects.clone());
     for path in s3::routes(objects.bucket()) {
         app = app.route_service(&path, store.clone());

@@ -16,16 +16,16 @@ use aloft_flyteidl2::flyteidl2::{
     task::TaskSpec,
     workflow::{
         AbortQueuedActionRequest, AbortQueuedActionResponse, AbortQueuedRunRequest, AbortQueuedRunResponse,
-        ActionUpdate, ControlMessage, EnqueueActionRequest, EnqueueActionResponse, TaskAction, TraceAction,
-        WatchRequest, WatchResponse, enqueue_action_request, watch_request, watch_response,
+        ActionUpdate, ConditionAction, ControlMessage, EnqueueActionRequest, EnqueueActionResponse, TaskAction,
+        TraceAction, WatchRequest, WatchResponse, enqueue_action_request, watch_request, watch_response,
     },
 };
-use aloft_store::{Blob, Submission, Which};
+use aloft_store::{Blob, RunRecord, Submission, Which};
 use connectrpc::ConnectError;
 use futures::{Stream, StreamExt as _};
 
 use super::{
-    convert,
+    condition, convert,
     error::{Answer, bounded, invalid, not_found, shortened, wire},
     run, task,
     watch::{self, Watched},
@@ -48,7 +48,7 @@ struct Enqueue<'r> {
 enum Work<'r> {
     Task(&'r TaskAction),
     Trace(&'r TraceAction),
-    Condition,
+    Condition(&'r ConditionAction),
     Nothing,
 }
 
@@ -65,16 +65,25 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         }
     }
     bounded("group", request.group, convert::MAX_TEXT)?;
+    let record = run::find_record(control, &run).await?;
     let (seed, blobs) = match request.work {
-        Work::Task(task) => task_seed(control, &run, &request, task).await?,
-        Work::Trace(trace) => trace_seed(control, &run, trace)?,
-        Work::Condition => {
-            // INVALID_ARGUMENT and not UNIMPLEMENTED: the SDK would try the latter a hundred times.
-            return Err(invalid("spec: conditions are not built yet; use an input or a queue until they are"));
+        Work::Task(task) => task_seed(control, &record, &request, task).await?,
+        Work::Trace(trace) => trace_seed(control, &run, &action, &request, trace).await?,
+        Work::Condition(condition) => {
+            let (seed, blob) = condition::seed(condition)?;
+            (seed, vec![blob])
         }
-        Work::Nothing => return Err(invalid("spec: task or trace is required")),
+        Work::Nothing => return Err(invalid("spec: task, trace or condition is required")),
     };
-    let command = Command::Enqueue { action, parent, group: request.group.to_owned(), seed: Box::new(seed) };
+    let taken = control.taken_over(&run, record.info.relation.as_ref(), &action, &seed).await.map_err(wire)?;
+    let command = Command::Enqueue {
+        action,
+        parent,
+        group: request.group.to_owned(),
+        seed: Box::new(seed),
+        recovered: taken.recovered,
+        traces: taken.traces,
+    };
     run::submit(control, Submission { run, command, blobs }).await
 }
 
@@ -84,7 +93,7 @@ fn not_owned(field: &str, uri: &str, run: &RunKey) -> ConnectError {
 
 async fn task_seed(
     control: &Control,
-    run: &RunKey,
+    run: &RunRecord,
     request: &Enqueue<'_>,
     task: &TaskAction,
 ) -> Answer<(Seed, Vec<Blob>)> {
@@ -104,7 +113,7 @@ async fn task_seed(
         return Err(invalid("input_uri: is required for a task"));
     }
     let base = if request.run_output_base.is_empty() {
-        control.data().run_base(run)
+        control.data().run_base(&run.key)
     } else {
         request.run_output_base.to_owned()
     };
@@ -113,12 +122,21 @@ async fn task_seed(
         policy: spec.policy,
         input_uri: run::inputs_file(request.input_uri),
         run_output_base: base,
-        cache_key,
+        // Not cached without a key: it takes the inputs' hash, which only the parent knows.
+        cache: spec.cache.filter(|_| !cache_key.is_empty()).map(|cached| run::cache_plan(&run.info, cached, cache_key)),
+        queue: run::queue(&task.queue, &run.info.queue)?,
+        asks: spec.asks,
     };
     Ok((Seed::Task(seed), vec![spec.blob]))
 }
 
-fn trace_seed(control: &Control, run: &RunKey, trace: &TraceAction) -> Answer<(Seed, Vec<Blob>)> {
+async fn trace_seed(
+    control: &Control,
+    run: &RunKey,
+    action: &ActionName,
+    request: &Enqueue<'_>,
+    trace: &TraceAction,
+) -> Answer<(Seed, Vec<Blob>)> {
     let phase = match trace.phase.as_known() {
         Some(ActionPhase::ACTION_PHASE_FAILED) => Phase::Failed,
         Some(ActionPhase::ACTION_PHASE_SUCCEEDED) => Phase::Succeeded,
@@ -144,11 +162,10 @@ fn trace_seed(control: &Control, run: &RunKey, trace: &TraceAction) -> Answer<(S
     let ended_at = at("trace.end_time", trace.end_time.as_option())?;
     let spec = trace.spec.as_option().map(|spec| convert::encoded("trace.spec", spec)).transpose()?;
     let blob = spec.map(convert::blob);
-    let failed = phase != Phase::Succeeded;
-    let error = failed.then(|| {
-        let message = format!("the traced function {} raised an exception; its parent's log has it", trace.name);
-        TaskError::new("TraceFailed", message, ErrorKind::User, false)
-    });
+    let error = match phase {
+        Phase::Succeeded => None,
+        _ => Some(trace_error(control, run, action, request, trace).await?),
+    };
     let seed = TraceSeed {
         name: trace.name.clone(),
         phase,
@@ -161,12 +178,34 @@ fn trace_seed(control: &Control, run: &RunKey, trace: &TraceAction) -> Answer<(S
     Ok((Seed::Trace(seed), blob.into_iter().collect()))
 }
 
+/// Why a trace failed: what its parent left beside it, so that a replay raises the same error, or runs the function again
+/// if it may help.
+async fn trace_error(
+    control: &Control,
+    run: &RunKey,
+    action: &ActionName,
+    request: &Enqueue<'_>,
+    trace: &TraceAction,
+) -> Answer<TaskError> {
+    let base = if request.run_output_base.is_empty() {
+        control.data().run_base(run)
+    } else {
+        request.run_output_base.to_owned()
+    };
+    let prefix = format!("{}/{action}", base.trim_end_matches('/'));
+    let stored = control.data().read_error(&run.scope, &prefix).await.map_err(wire)?;
+    Ok(stored.unwrap_or_else(|| {
+        let message = format!("the traced function {} raised an exception; its parent's log has it", trace.name);
+        TaskError::new("TraceFailed", message, ErrorKind::User, false)
+    }))
+}
+
 pub(super) async fn enqueue(control: &Control, request: EnqueueRequest) -> Answer<EnqueueResponse> {
     let action = request.action.as_option().ok_or_else(|| invalid("action: is required"))?;
     let work = match &action.spec {
         Some(action::Spec::Task(task)) => Work::Task(task),
         Some(action::Spec::Trace(trace)) => Work::Trace(trace),
-        Some(action::Spec::Condition(_)) => Work::Condition,
+        Some(action::Spec::Condition(condition)) => Work::Condition(condition),
         None => Work::Nothing,
     };
     let enqueue = Enqueue {
@@ -185,7 +224,7 @@ pub(super) async fn enqueue_queued(control: &Control, request: EnqueueActionRequ
     let work = match &request.spec {
         Some(enqueue_action_request::Spec::Task(task)) => Work::Task(task),
         Some(enqueue_action_request::Spec::Trace(trace)) => Work::Trace(trace),
-        Some(enqueue_action_request::Spec::Condition(_)) => Work::Condition,
+        Some(enqueue_action_request::Spec::Condition(condition)) => Work::Condition(condition),
         None => Work::Nothing,
     };
     let enqueue = Enqueue {
@@ -240,6 +279,7 @@ fn update(run: &RunKey, state: &ActionState) -> ActionUpdate {
         phase: convert::phase(state.phase).into(),
         error: state.error.as_ref().map(|e| convert::execution_error(e, state.ended_at)).into(),
         output_uri: output_uri(state),
+        value: state.signal.as_ref().map(|s| condition::to_literal(&s.value)).into(),
         ..Default::default()
     }
 }
@@ -260,9 +300,10 @@ fn output_uri(state: &ActionState) -> String {
 /// output only when the phase changes, so they travel in the message of the terminal phase (contract, 6.3).
 fn children(control: Control, run: RunKey, parent: ActionName) -> impl Stream<Item = Answer<Update>> + Send {
     let watched = Watched::new(&control, run.clone());
-    let start = Children { control, run, parent, watched, sent: HashMap::new(), seq: None, above: Vec::new() };
+    let (sent, above) = (HashMap::new(), Vec::new());
+    let start = Children { control, run, parent, watched, sent, seq: None, above, over: false };
     futures::stream::unfold(Some(start), |state| async move {
-        let mut state = state?;
+        let mut state = state.filter(|s| !s.over)?;
         match state.next().await {
             Ok(batch) => Some((Ok(batch), Some(state))),
             Err(error) => Some((Err(error), None)),
@@ -288,12 +329,15 @@ struct Children {
     seq: Option<u64>,
     /// The parent and what is above it: when one of them ends, every live child does.
     above: Vec<ActionName>,
+    /// Whether nothing can change any more: the parent has ended, and with it all below.
+    over: bool,
 }
 
 impl Children {
     async fn next(&mut self) -> Answer<Vec<Update>> {
         let Some(seq) = self.seq else {
             let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
+            self.over = parent.phase.is_terminal();
             self.above = parent.ancestors;
             self.above.push(parent.name);
             let mut updates = self.snapshot().await?;
@@ -309,12 +353,12 @@ impl Children {
                 }
             };
             // Any terminal event above ends the children by one record, theirs follow later: read them all again.
-            let above_ended = events.iter().any(|e| {
-                self.above.contains(e.event.action())
-                    && !matches!(e.event, Event::Created { .. } | Event::Leased { .. } | Event::Progressed { .. })
-            });
+            let above_ended = events.iter().any(|e| self.above.contains(e.event.action()) && e.event.may_end());
             if above_ended {
-                return self.snapshot().await;
+                let updates = self.snapshot().await?;
+                let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
+                self.over = parent.phase.is_terminal();
+                return Ok(updates);
             }
             self.seq = Some(last.seq);
             let mut names: Vec<&ActionName> = events.iter().map(|e| e.event.action()).collect();

@@ -3,19 +3,24 @@
 use std::time::Duration;
 
 use aloft_core::{
-    ActionKind, ActionName, ActionState, Attempt, Backoff, ErrorKind, OutputRefs, Phase, RunKey, Scope, Seed, Subject,
-    TaskError, TaskPolicy, TaskRef, Time,
+    ActionKind, ActionName, ActionState, Asks, Attempt, Backoff, CacheStatus, ErrorKind, OutputRefs, Phase, RunKey,
+    Scope, Seed, Subject, TaskError, TaskPolicy, TaskRef, Time,
 };
 use aloft_flyteidl2::flyteidl2::{
     common::{
-        ActionIdentifier, ActionPhase, EnrichedIdentity, ProjectIdentifier, RunIdentifier, User, UserIdentifier,
-        UserSpec,
+        ActionAttemptIdentifier, ActionIdentifier, ActionPhase, CacheMetadata, EnrichedIdentity, ProjectIdentifier,
+        Relation, RunIdentifier, User, UserIdentifier, UserSpec,
     },
-    core::{ExecutionError, TaskLog, container_error, execution_error, task_template},
+    core::{
+        CatalogCacheStatus, ExecutionError, TaskLog, TaskTemplate, TypedInterface, container_error, execution_error,
+        resources::{ResourceEntry, ResourceName},
+        task_template,
+    },
     task::{OutputReferences, TaskIdentifier, TaskSpec, TraceSpec},
     workflow::{
-        AbortInfo, Action, ActionAttempt, ActionDetails, ActionMetadata, ActionStatus, ActionType, ErrorInfo,
-        PhaseTransition, TaskActionMetadata, TraceActionMetadata, action_details, action_metadata, error_info,
+        AbortInfo, Action, ActionAttempt, ActionDetails, ActionMetadata, ActionStatus, ActionType, ConditionAction,
+        ConditionActionMetadata, ErrorInfo, PhaseTransition, SignalInfo, TaskActionMetadata, TraceActionMetadata,
+        action_details, action_metadata, error_info,
     },
 };
 use aloft_store::{Blob, RunRecord};
@@ -23,7 +28,10 @@ use buffa::Message as _;
 use buffa_types::google::protobuf::{Duration as WireDuration, Struct, Timestamp, Value, value};
 use sha2::{Digest as _, Sha256};
 
-use super::error::{Answer, bounded, invalid, wire};
+use super::{
+    condition,
+    error::{Answer, bounded, invalid, wire},
+};
 use crate::Control;
 
 /// Largest specification of a task or a run that is stored, in bytes (design rule 7: bounded metadata).
@@ -104,7 +112,7 @@ pub(super) fn checked_time(field: &str, at: &Timestamp) -> Answer<Time> {
 }
 
 /// The milliseconds of a duration that is neither negative nor beyond all bounds.
-fn checked_millis(field: &str, length: &WireDuration) -> Answer<u64> {
+pub(super) fn checked_millis(field: &str, length: &WireDuration) -> Answer<u64> {
     if length.seconds < 0 || length.nanos < 0 {
         return Err(invalid(format!("{field}: is negative")));
     }
@@ -172,6 +180,75 @@ pub(super) struct Spec {
     pub(super) blob: Blob,
     pub(super) task: TaskRef,
     pub(super) policy: TaskPolicy,
+    pub(super) cache: Option<Cached>,
+    pub(super) asks: Asks,
+}
+
+/// What a task declares about its results, if they are cached.
+pub(super) struct Cached {
+    /// Whether at most one of several identical actions computes.
+    pub(super) serialize: bool,
+    pub(super) max_age_ms: Option<u64>,
+    /// What the key of the run's first action is made of besides its inputs; children bring theirs.
+    interface: String,
+    version: String,
+}
+
+impl Cached {
+    /// The SDK's key for the task called `name` with inputs of this hash.
+    pub(super) fn key(&self, name: &str, inputs_hash: &str) -> String {
+        // The SDK takes the empty text for no inputs, which cannot be on the wire.
+        let inputs = if inputs_hash == aloft_plane::NO_INPUTS_HASH { "" } else { inputs_hash };
+        base64_digest(format!("{inputs}{name}{}{}", self.interface, self.version).as_bytes())
+    }
+}
+
+fn cached(template: &TaskTemplate) -> Answer<Option<Cached>> {
+    let Some(metadata) = template.metadata.as_option().filter(|m| m.discoverable) else { return Ok(None) };
+    let max_age = metadata.cache_max_age.as_option();
+    let max_age_ms = max_age
+        .map(|d| checked_millis("task_spec.task_template.metadata.cache_max_age", d))
+        .transpose()?
+        .filter(|ms| *ms > 0);
+    Ok(Some(Cached {
+        serialize: metadata.cache_serializable,
+        max_age_ms,
+        interface: template.interface.as_option().map(interface_hash).unwrap_or_default(),
+        version: metadata.discovery_version.clone(),
+    }))
+}
+
+/// The SDK's `generate_interface_hash`.
+fn interface_hash(interface: &TypedInterface) -> String {
+    let mut interface = interface.clone();
+    for variables in [&mut interface.inputs, &mut interface.outputs] {
+        if let Some(variables) = variables.as_option_mut() {
+            variables.variables.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+    }
+    base64_digest(&aloft_plane::canonical::interface(&interface.encode_to_vec()))
+}
+
+fn base64_digest(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(Sha256::digest(bytes))
+}
+
+/// What a task asks for: its requests, or else its limits. What is no amount is refused when the task is started.
+fn asks(template: &TaskTemplate) -> Asks {
+    let Some(task_template::Target::Container(container)) = &template.target else { return Asks::default() };
+    let Some(resources) = container.resources.as_option() else { return Asks::default() };
+    let amount = |name: ResourceName| {
+        let entry = |entries: &[ResourceEntry]| entries.iter().find(|e| e.name == name).map(|e| e.value.clone());
+        let text = entry(&resources.requests).or_else(|| entry(&resources.limits))?;
+        aloft_core::parse_quantity(&text)
+    };
+    let whole = |milli: Option<u128>| u64::try_from(milli.unwrap_or(0).div_ceil(1000)).unwrap_or(u64::MAX);
+    Asks {
+        memory: whole(amount(ResourceName::MEMORY)),
+        cpu: u64::try_from(amount(ResourceName::CPU).unwrap_or(0)).unwrap_or(u64::MAX),
+        gpu: whole(amount(ResourceName::GPU)),
+    }
 }
 
 /// Reads what a task specification declares, and names it by its content.
@@ -189,6 +266,7 @@ pub(super) fn spec(spec: &TaskSpec) -> Answer<Spec> {
     bounded("task_spec.short_name", &spec.short_name, MAX_TEXT)?;
     bounded("task_spec.environment.name", &environment, MAX_TEXT)?;
     let policy = policy(template)?;
+    let (cache, asks) = (cached(template)?, asks(template));
     let bytes = encoded("task_spec", spec)?;
     let digest = digest(spec);
     let task = TaskRef {
@@ -201,7 +279,7 @@ pub(super) fn spec(spec: &TaskSpec) -> Answer<Spec> {
         short_name: if spec.short_name.is_empty() { id.name.clone() } else { spec.short_name.clone() },
         environment,
     };
-    Ok(Spec { blob: Blob { digest, bytes }, task, policy })
+    Ok(Spec { blob: Blob { digest, bytes }, task, policy, cache, asks })
 }
 
 /// The bytes of a specification, unless they are too many to keep.
@@ -216,7 +294,7 @@ pub(super) fn encoded(field: &str, spec: &impl buffa::Message) -> Answer<bytes::
     Ok(bytes)
 }
 
-fn policy(template: &aloft_flyteidl2::flyteidl2::core::TaskTemplate) -> Answer<TaskPolicy> {
+fn policy(template: &TaskTemplate) -> Answer<TaskPolicy> {
     let Some(metadata) = template.metadata.as_option() else { return Ok(TaskPolicy::default()) };
     let retries = metadata.retries.as_option();
     let timeouts = metadata.timeouts.as_option();
@@ -387,9 +465,12 @@ fn metadata(run: &RunRecord, state: &ActionState) -> ActionMetadata {
         action_type: match state.kind() {
             ActionKind::Task => ActionType::ACTION_TYPE_TASK,
             ActionKind::Trace => ActionType::ACTION_TYPE_TRACE,
+            ActionKind::Condition => ActionType::ACTION_TYPE_CONDITION,
         }
         .into(),
         source: run.info.source.into(),
+        relation: run.info.relation.as_ref().filter(|_| state.name.is_root()).map(relation).into(),
+        recovered_from: state.recovered_from.as_ref().map(|from| action_id(&from.run, &from.action)).into(),
         ..Default::default()
     };
     match &state.seed {
@@ -411,8 +492,42 @@ fn metadata(run: &RunRecord, state: &ActionState) -> ActionMetadata {
                 ..Default::default()
             }));
         }
+        Seed::Condition(seed) => {
+            metadata.funtion_name.clone_from(&seed.name);
+            metadata.spec = Some(action_metadata::Spec::from(ConditionActionMetadata {
+                name: seed.name.clone(),
+                r#type: condition::literal_type(seed.kind).into(),
+                ..Default::default()
+            }));
+        }
     }
     metadata
+}
+
+fn relation(relation: &aloft_core::Relation) -> Relation {
+    Relation { related_to: run_id(&relation.to).into(), relation_type: relation.kind.into(), ..Default::default() }
+}
+
+/// What caching did, in the wire's words. A lookup that is to come is a miss so far only for who computes.
+fn cache_status(state: &ActionState) -> CatalogCacheStatus {
+    match state.cache.status {
+        CacheStatus::Disabled => CatalogCacheStatus::CACHE_DISABLED,
+        CacheStatus::Miss => CatalogCacheStatus::CACHE_MISS,
+        CacheStatus::Hit => CatalogCacheStatus::CACHE_HIT,
+        CacheStatus::Populated => CatalogCacheStatus::CACHE_POPULATED,
+        CacheStatus::LookupFailed => CatalogCacheStatus::CACHE_LOOKUP_FAILURE,
+        CacheStatus::Skipped => CatalogCacheStatus::CACHE_SKIPPED,
+    }
+}
+
+fn cache_source(state: &ActionState) -> Option<CacheMetadata> {
+    let source = state.cache.source.as_ref()?;
+    let attempt = ActionAttemptIdentifier {
+        action_id: action_id(&source.run, &source.action).into(),
+        attempt: source.attempt,
+        ..Default::default()
+    };
+    Some(CacheMetadata { source_action_attempt: attempt.into(), ..Default::default() })
 }
 
 fn task_id(org: &str, task: &TaskRef) -> TaskIdentifier {
@@ -432,6 +547,7 @@ pub(super) fn status(state: &ActionState) -> ActionStatus {
         start_time: timestamp(state.created_at).into(),
         end_time: state.ended_at.map(timestamp).into(),
         attempts: u32::try_from(state.attempts.len()).unwrap_or(u32::MAX),
+        cache_status: cache_status(state).into(),
         duration_ms: state
             .ended_at
             .map(|end| u64::try_from(end.since(state.created_at).as_millis()).unwrap_or(u64::MAX)),
@@ -485,6 +601,8 @@ fn attempt(
         logs_available: has_log(attempt),
         phase_transitions: transitions.collect(),
         cluster: control.settings().cluster.clone(),
+        cache_status: cache_status(state).into(),
+        cache_metadata: cache_source(state).into(),
         ..Default::default()
     }
 }
@@ -506,6 +624,24 @@ fn render_link(template: &str, run: &RunRecord, state: &ActionState, attempt: &A
     values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{.{name}}}}}"), value))
 }
 
+/// How the action ended, where there is more to say than its phase.
+fn result(state: &ActionState) -> Option<action_details::Result> {
+    if let Some(by) = &state.aborted {
+        let subject = Subject { id: by.subject.clone(), name: by.subject.clone(), email: String::new() };
+        let aborted_by = if by.subject.is_empty() { None.into() } else { identity(&subject).into() };
+        let reason = by.reason.clone();
+        return Some(action_details::Result::from(AbortInfo { reason, aborted_by, ..Default::default() }));
+    }
+    if let Some(signal) = &state.signal {
+        return Some(action_details::Result::from(SignalInfo {
+            signalled_by: identity(&signal.by).into(),
+            output: condition::to_literal(&signal.value).into(),
+            ..Default::default()
+        }));
+    }
+    state.error.as_ref().map(|error| action_details::Result::from(error_info(error)))
+}
+
 /// Everything about an action. `stored` is its task specification, or its trace's.
 pub(super) fn details(
     control: &Control,
@@ -524,20 +660,9 @@ pub(super) fn details(
             action_details::Spec::from(spec)
         }
         Seed::Trace(_) => action_details::Spec::from(TraceSpec::decode_from_slice(&stored).map_err(damaged)?),
+        Seed::Condition(_) => action_details::Spec::from(ConditionAction::decode_from_slice(&stored).map_err(damaged)?),
     };
-    let result = match (&state.aborted, &state.error) {
-        (Some(by), _) => {
-            let subject = Subject { id: by.subject.clone(), name: by.subject.clone(), email: String::new() };
-            let aborted_by = if by.subject.is_empty() { None.into() } else { identity(&subject).into() };
-            Some(action_details::Result::from(AbortInfo {
-                reason: by.reason.clone(),
-                aborted_by,
-                ..Default::default()
-            }))
-        }
-        (None, Some(error)) => Some(action_details::Result::from(error_info(error))),
-        (None, None) => None,
-    };
+    let result = result(state);
     let mut attempts: Vec<_> = state.attempts.iter().map(|a| attempt(control, run, state, a, &links)).collect();
     if let Seed::Trace(trace) = &state.seed {
         // A trace ran once, in its parent's process; the console and the CLI read its outputs from an attempt.
@@ -585,6 +710,54 @@ mod tests {
         let backward: Vec<_> = forward.iter().rev().copied().collect();
         assert_eq!(digest(&task(&forward)), digest(&task(&backward)));
         assert_ne!(digest(&task(&forward)), digest(&task(&forward[1..])));
+    }
+
+    /// Interfaces as SDK 2.12.1 encodes them, and the keys that it computes: of a task with a pydantic model, a dataclass, an
+    /// enum, a union, maps, a file and a data frame; and of a simple one.
+    const KEYS: [(&str, &str, &str); 2] = [
+        (
+            "g.f",
+            "CrIGCq8CCgFhEqkCCqYCCAkywAEKZQoKcHJvcGVydGllcxJXKlUKGgoBYhIVKhMKEQoEdHlwZRIJGgdpbnRlZ2VyCjcKAWESMiow\
+Ch0KBWl0ZW1zEhQqEgoQCgR0eXBlEggaBnN0cmluZwoPCgR0eXBlEgcaBWFycmF5ChoKFGFkZGl0aW9uYWxQcm9wZXJ0aWVzEgIg\
+AAoQCgR0eXBlEggaBm9iamVjdAoYCghyZXF1aXJlZBIMMgoKAxoBYgoDGgFhCg8KBXRpdGxlEgYaBERhdGFKPwo9CjsKEmNhY2hl\
+LWtleS1tZXRhZGF0YRIlKiMKIQoUc2VyaWFsaXphdGlvbi1mb3JtYXQSCRoHbXNncGFja1oeChxPYmplY3QtRGF0YWNsYXNzLVRy\
+YW5zZm9ybWVyChQKAWMSDwoNOgsKA3JlZAoEYmx1ZQorCgFkEiYKJFIiCgkIAVoFCgNpbnQKCQgDWgUKA3N0cgoKCABaBgoEbm9u\
+ZQoNCgFlEggKBiIEGgIIAQoJCgFnEgQKAioACgkKAWgSBAoCQgAKlQMKAXoSjwMKjAMICTKuAgoQCgR0eXBlEggaBm9iamVjdAqH\
+AgoKcHJvcGVydGllcxL4ASr1AQo/CgVhbHBoYRI2KjQKEAoEdHlwZRIIGgZzdHJpbmcKDgoHZGVmYXVsdBIDGgF4ChAKBXRpdGxl\
+EgcaBUFscGhhCmwKBWlubmVyEmMqYQosChRhZGRpdGlvbmFsUHJvcGVydGllcxIUKhIKEAoEdHlwZRIIGgZudW1iZXIKEAoEdHlw\
+ZRIIGgZvYmplY3QKDQoHZGVmYXVsdBICKgAKEAoFdGl0bGUSBxoFSW5uZXIKRAoEemV0YRI8KjoKEQoEdHlwZRIJGgdpbnRlZ2Vy\
+ChQKB2RlZmF1bHQSCREAAAAAAAAIQAoPCgV0aXRsZRIGGgRaZXRhChAKBXRpdGxlEgcaBU1vZGVsSj8KPQo7ChJjYWNoZS1rZXkt\
+bWV0YWRhdGESJSojCiEKFHNlcmlhbGl6YXRpb24tZm9ybWF0EgkaB21zZ3BhY2taFgoUUHlkYW50aWMgVHJhbnNmb3JtZXISzwUK\
+lgMKAm8wEo8DCowDCAkyrgIKEAoEdHlwZRIIGgZvYmplY3QKhwIKCnByb3BlcnRpZXMS+AEq9QEKPwoFYWxwaGESNio0ChAKBHR5\
+cGUSCBoGc3RyaW5nCg4KB2RlZmF1bHQSAxoBeAoQCgV0aXRsZRIHGgVBbHBoYQpsCgVpbm5lchJjKmEKLAoUYWRkaXRpb25hbFBy\
+b3BlcnRpZXMSFCoSChAKBHR5cGUSCBoGbnVtYmVyChAKBHR5cGUSCBoGb2JqZWN0Cg0KB2RlZmF1bHQSAioAChAKBXRpdGxlEgca\
+BUlubmVyCkQKBHpldGESPCo6ChEKBHR5cGUSCRoHaW50ZWdlcgoUCgdkZWZhdWx0EgkRAAAAAAAACEAKDwoFdGl0bGUSBhoEWmV0\
+YQoQCgV0aXRsZRIHGgVNb2RlbEo/Cj0KOwoSY2FjaGUta2V5LW1ldGFkYXRhEiUqIwohChRzZXJpYWxpemF0aW9uLWZvcm1hdBIJ\
+Ggdtc2dwYWNrWhYKFFB5ZGFudGljIFRyYW5zZm9ybWVyCrMCCgJvMRKsAgqpAhqmAggJMsABChAKBHR5cGUSCBoGb2JqZWN0ChoK\
+FGFkZGl0aW9uYWxQcm9wZXJ0aWVzEgIgAAplCgpwcm9wZXJ0aWVzElcqVQoaCgFiEhUqEwoRCgR0eXBlEgkaB2ludGVnZXIKNwoB\
+YRIyKjAKHQoFaXRlbXMSFCoSChAKBHR5cGUSCBoGc3RyaW5nCg8KBHR5cGUSBxoFYXJyYXkKGAoIcmVxdWlyZWQSDDIKCgMaAWIK\
+AxoBYQoPCgV0aXRsZRIGGgREYXRhSj8KPQo7ChJjYWNoZS1rZXktbWV0YWRhdGESJSojCiEKFHNlcmlhbGl6YXRpb24tZm9ybWF0\
+EgkaB21zZ3BhY2taHgocT2JqZWN0LURhdGFjbGFzcy1UcmFuc2Zvcm1lcg==",
+            "kdHk/ElRBg4/kakdAwcnDm9+D1S+WcR1xjps7EkObVc=",
+        ),
+        ("g.h", "CgsKCQoBbhIECgIIARIMCgoKAm8wEgQKAggD", "xtmpHplJKcTtL2tLrnRbfNkKyg8ftogN3zIDqRFsuTI="),
+    ];
+
+    #[test]
+    fn keys_are_the_sdks_own() {
+        use base64::Engine as _;
+        for (name, interface, expected) in KEYS {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(interface).unwrap();
+            let interface = TypedInterface::decode_from_slice(&bytes).unwrap();
+            let cached = Cached {
+                serialize: false,
+                max_age_ms: None,
+                interface: interface_hash(&interface),
+                version: "v1".to_owned(),
+            };
+            assert_eq!(cached.key(name, "HASH"), expected, "{name}");
+            assert_eq!(cached.key(name, aloft_plane::NO_INPUTS_HASH), cached.key(name, ""));
+        }
     }
 
     #[test]

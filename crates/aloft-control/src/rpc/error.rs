@@ -67,11 +67,21 @@ impl From<BadName> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
-            Refusal::NoSuchRun | Refusal::NoSuchAction(_) | Refusal::NoSuchParent(_) => ErrorCode::NotFound,
+            Refusal::NoSuchRun | Refusal::NoSuchAction(_) | Refusal::NoSuchParent(_) | Refusal::NoSuchQueue(_) => {
+                ErrorCode::NotFound
+            }
+            // The SDK's controller slows down and tries again for as long as it takes.
+            Refusal::Full { .. } => ErrorCode::ResourceExhausted,
+            // Final for the action, where the SDK would try FAILED_PRECONDITION a hundred times.
+            Refusal::QueueClosed { .. } | Refusal::WrongSignal { .. } | Refusal::NotACondition(_) => {
+                ErrorCode::InvalidArgument
+            }
             Refusal::DifferentWork { .. } => ErrorCode::AlreadyExists,
             // The SDK's controller stops its task on ABORTED, and retries FAILED_PRECONDITION a hundred times.
             Refusal::AncestorEnded { .. } => ErrorCode::Aborted,
-            Refusal::Ended { .. } | Refusal::Fenced { .. } | Refusal::NotReady(_) => ErrorCode::FailedPrecondition,
+            Refusal::Ended { .. } | Refusal::Fenced { .. } | Refusal::NotReady(_) | Refusal::SignalledAlready(_) => {
+                ErrorCode::FailedPrecondition
+            }
             Refusal::TraceNotEnded(_) => ErrorCode::InvalidArgument,
         };
         Self(ConnectError::new(code, refusal.to_string()))

@@ -3,6 +3,8 @@
 //! An RPC that no line here names is answered UNIMPLEMENTED with its name.
 
 mod actions;
+mod cache;
+mod condition;
 mod convert;
 mod data;
 mod error;
@@ -77,6 +79,7 @@ pub fn router(control: &Control) -> Router {
             traced "CreateRun" => run::create_run,
             call "AbortRun" => run::abort_run,
             call "AbortAction" => run::abort_action,
+            call "SignalEvent" => condition::signal_event,
             read "GetRunDetails" => run::get_run_details,
             read "GetActionDetails" => run::get_action_details,
             read "GetActionData" => run::get_action_data,
@@ -106,7 +109,22 @@ pub fn router(control: &Control) -> Router {
         "actions.ActionsService" {
             call "Enqueue" => actions::enqueue,
             call "Abort" => actions::abort,
+            call "Signal" => condition::signal,
             stream "WatchForUpdates" => actions::watch_for_updates,
+        }
+        "cacheservice.CacheService" {
+            read "Get" => cache::get,
+            call "Put" => cache::put,
+            call "Delete" => cache::delete,
+            call "GetOrExtendReservation" => cache::reserve,
+            call "ReleaseReservation" => cache::release,
+        }
+        "cacheservice.v2.CacheService" {
+            read "Get" => cache::v2::get,
+            call "Put" => cache::v2::put,
+            call "Delete" => cache::v2::delete,
+            call "GetOrExtendReservation" => cache::v2::reserve,
+            call "ReleaseReservation" => cache::v2::release,
         }
         "task.TaskService" {
             call "DeployTask" => task::deploy,

@@ -1,11 +1,13 @@
 //! `flyteidl2.workflow.RunService`, without its watches.
 
 use aloft_core::{
-    ActionName, ActionState, Command, EndedBy, Refusal, Reply, RunInfo, RunKey, Scope, Seed, Subject, TaskSeed,
+    ActionName, ActionState, CachePlan, CacheScope, Command, DEFAULT_QUEUE, EndedBy, Refusal, Relation, Reply, RunInfo,
+    RunKey, Scope, Seed, Subject, TaskSeed,
 };
 use aloft_flyteidl2::flyteidl2::{
+    common::RelationType,
     core::parameter,
-    task::{Inputs, NamedLiteral, RunSpec, TaskSpec},
+    task::{CacheLookupScope, Inputs, NamedLiteral, RunSpec, TaskSpec},
     workflow::{
         AbortActionRequest, AbortActionResponse, AbortRunRequest, AbortRunResponse, CreateRunRequest,
         CreateRunResponse, GetActionDataRequest, GetActionDataResponse, GetActionDataURIsRequest,
@@ -53,8 +55,7 @@ pub(super) async fn create_run(
     run_spec.run_start_time = convert::timestamp(start_time).into();
 
     // Users' bytes are at the data plane before the run is committed (design rule 7), so a committed run can start.
-    let input_uri = store_inputs(control, &run, request.input_wrapper, &task_spec).await?;
-    let seed = root_seed(control, &run, &spec, input_uri);
+    let inputs = store_inputs(control, &run, request.input_wrapper, &task_spec).await?;
     let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
@@ -62,11 +63,25 @@ pub(super) async fn create_run(
         created_by: Control::anonymous(),
         labels: run_spec.labels.as_option().map(|l| l.values.clone()).unwrap_or_default().into_iter().collect(),
         start_time,
+        max_action_concurrency: Some(run_spec.max_action_concurrency).filter(|max| *max > 0),
+        relation: relation(control, &run, &run_spec).await?,
+        overwrite_cache: run_spec.overwrite_cache
+            || run_spec.cache_config.as_option().is_some_and(|c| c.overwrite_cache),
+        cache_scope: cache_scope(&run_spec),
+        queue: queue(&run_spec.queue, "")?,
     };
+    let task_blob = spec.blob.clone();
+    let seed = root_seed(control, &run, spec, inputs, &info);
+    let taken = control.taken_over(&run, info.relation.as_ref(), &ActionName::root(), &seed).await.map_err(wire)?;
     let submission = Submission {
         run: run.clone(),
-        command: Command::CreateRun { seed: Box::new(seed), info: Box::new(info) },
-        blobs: vec![spec.blob, run_blob],
+        command: Command::CreateRun {
+            seed: Box::new(seed),
+            info: Box::new(info),
+            recovered: taken.recovered,
+            traces: taken.traces,
+        },
+        blobs: vec![task_blob, run_blob],
     };
     submit(control, submission).await?;
     let (record, root) = find_run(control, &run).await?;
@@ -97,6 +112,63 @@ async fn named_refusal(control: &Control, run: &RunKey, error: SubmitError) -> c
         Ok(_) => not_found(format!("{what} does not exist in run {}", run.name)),
         Err(error) => error,
     }
+}
+
+/// The queue of an action: the one it names, or else the run's, or else the default.
+pub(super) fn queue(own: &str, inherited: &str) -> Answer<String> {
+    let name = [own, inherited].into_iter().find(|name| !name.is_empty()).unwrap_or(DEFAULT_QUEUE);
+    aloft_core::check_queue_name(name).map_err(wire)?;
+    Ok(name.to_owned())
+}
+
+fn cache_scope(spec: &RunSpec) -> CacheScope {
+    match spec.cache_config.as_option().and_then(|c| c.cache_lookup_scope.as_known()) {
+        Some(CacheLookupScope::CACHE_LOOKUP_SCOPE_PROJECT_DOMAIN) => CacheScope::ProjectDomain,
+        _ => CacheScope::Global,
+    }
+}
+
+/// How an action of a run with this `info` is cached.
+pub(super) fn cache_plan(info: &RunInfo, cached: convert::Cached, key: String) -> CachePlan {
+    CachePlan {
+        key,
+        scope: info.cache_scope,
+        serialize: cached.serialize,
+        max_age_ms: cached.max_age_ms,
+        overwrite: info.overwrite_cache,
+    }
+}
+
+/// The run that a new one is made from.
+async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Option<Relation>> {
+    let forced = spec.recover.as_option().map(|r| r.force_rerun_actions.as_slice()).unwrap_or_default();
+    let (to, kind) = match spec.relation.as_option() {
+        Some(relation) => (relation.related_to.as_option(), relation.relation_type),
+        None => (spec.related_to.as_option(), RelationType::RELATION_TYPE_RERUN.into()),
+    };
+    let recovers = kind.as_known() == Some(RelationType::RELATION_TYPE_RECOVER);
+    if spec.recover.is_set() && !recovers {
+        return Err(invalid("run_spec.recover: only a run whose relation is of the type RECOVER recovers another"));
+    }
+    let Some(to) = to else {
+        return if recovers {
+            Err(invalid("run_spec.relation.related_to: a recovering run must name a run"))
+        } else {
+            Ok(None)
+        };
+    };
+    let to = control.run_id(Some(to))?;
+    if recovers {
+        if to.scope.org != run.scope.org || to.scope.project != run.scope.project {
+            return Err(invalid(
+                "run_spec.relation.related_to: a run can only recover one of its own project, whose data it may read",
+            ));
+        }
+        find_record(control, &to).await?;
+    }
+    // Names that are no names of actions match none.
+    let forced = forced.iter().filter_map(|name| ActionName::new(name).ok()).collect();
+    Ok(Some(Relation { to, kind: kind.to_i32(), recover: recovers.then_some(forced) }))
 }
 
 fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> Answer<RunKey> {
@@ -139,9 +211,6 @@ async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpe
 /// Refuses what would not be done, and prefixes outside the project's own storage: tasks would write there with
 /// credentials that forbid it.
 fn check_run_spec(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<()> {
-    if spec.recover.is_set() {
-        return Err(unimplemented("run_spec.recover: recovering a run is not built yet; rerun it without --recover"));
-    }
     if let Some(labels) = spec.labels.as_option() {
         convert::check_labels("run_spec.labels", &labels.values)?;
     }
@@ -173,13 +242,19 @@ async fn check_code(control: &Control, scope: &Scope, spec: &TaskSpec) -> Answer
     }
 }
 
-/// Where the root's inputs lie, once they do.
+/// Where the root's inputs lie, and what identical ones share.
+struct StoredInputs {
+    uri: String,
+    hash: String,
+}
+
+/// Stores the root's inputs, unless the client has.
 async fn store_inputs(
     control: &Control,
     run: &RunKey,
     wrapper: Option<InputWrapper>,
     spec: &TaskSpec,
-) -> Answer<String> {
+) -> Answer<StoredInputs> {
     let inputs = match wrapper {
         Some(InputWrapper::OffloadedInputData(data)) => {
             if !control.data().owns(&run.scope, &data.uri) {
@@ -189,14 +264,16 @@ async fn store_inputs(
                     run.scope.project
                 )));
             }
-            return Ok(inputs_file(&data.uri));
+            return Ok(StoredInputs { uri: inputs_file(&data.uri), hash: data.inputs_hash });
         }
         Some(InputWrapper::Inputs(inputs)) => *inputs,
         None => Inputs::default(),
     };
     let inputs = with_defaults(inputs, spec)?;
-    let offloaded = control.data().upload_inputs(&run.scope, inputs, &[]).await.map_err(wire)?;
-    Ok(inputs_file(&offloaded.uri))
+    let metadata = spec.task_template.as_option().and_then(|t| t.metadata.as_option());
+    let ignored = metadata.map(|m| m.cache_ignore_input_vars.as_slice()).unwrap_or_default();
+    let offloaded = control.data().upload_inputs(&run.scope, inputs, ignored).await.map_err(wire)?;
+    Ok(StoredInputs { uri: inputs_file(&offloaded.uri), hash: offloaded.inputs_hash })
 }
 
 /// The `inputs.pb` that `uri` names, itself or as its directory.
@@ -225,13 +302,17 @@ fn with_defaults(mut inputs: Inputs, spec: &TaskSpec) -> Answer<Inputs> {
     Ok(inputs)
 }
 
-fn root_seed(control: &Control, run: &RunKey, spec: &Spec, input_uri: String) -> Seed {
+fn root_seed(control: &Control, run: &RunKey, spec: Spec, inputs: StoredInputs, info: &RunInfo) -> Seed {
+    let key = spec.cache.as_ref().map(|c| c.key(&spec.task.name, &inputs.hash)).unwrap_or_default();
     Seed::Task(TaskSeed {
-        task: spec.task.clone(),
-        policy: spec.policy.clone(),
-        input_uri,
+        task: spec.task,
+        policy: spec.policy,
+        input_uri: inputs.uri,
         run_output_base: control.data().run_base(run),
-        cache_key: String::new(),
+        // Without a hash nothing is known of the inputs, so nothing can be identical.
+        cache: spec.cache.filter(|_| !inputs.hash.is_empty()).map(|cached| cache_plan(info, cached, key)),
+        queue: info.queue.clone(),
+        asks: spec.asks,
     })
 }
 
@@ -295,6 +376,7 @@ pub(super) async fn details(
     let digest = match &state.seed {
         Seed::Task(task) => &task.task.digest,
         Seed::Trace(trace) => &trace.spec_digest,
+        Seed::Condition(condition) => &condition.spec_digest,
     };
     let stored = if digest.is_empty() { None } else { control.store().blob(digest).await.map_err(wire)? };
     convert::details(control, record, state, stored)

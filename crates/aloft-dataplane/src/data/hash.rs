@@ -13,12 +13,9 @@ use base64::Engine as _;
 use buffa::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use super::{packed, wire};
+use aloft_plane::canonical;
 
-/// The hash of no inputs. The SDK says the empty text, which the contract does not let a server answer
-/// (`OffloadedInputData.inputs_hash` has `min_len` 1), so this is the digest of nothing: what computes a cache key takes it
-/// for the empty text.
-pub const NO_INPUTS_HASH: &str = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+use super::packed;
 
 /// What stored bytes are called.
 pub(super) fn content(bytes: &[u8]) -> String {
@@ -35,7 +32,7 @@ pub(super) fn inputs(inputs: &Inputs, ignored: &[String]) -> String {
         append(&named.value, &mut text);
         text.push(b';');
     }
-    // Every literal leaves `:;` at least, so no text is no literals, whose digest is `NO_INPUTS_HASH`.
+    // Every literal leaves `:;` at least, so no text is no literals, whose digest is [`aloft_plane::NO_INPUTS_HASH`].
     base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text))
 }
 
@@ -53,7 +50,7 @@ fn append(literal: &Literal, text: &mut Vec<u8>) {
                 append(value, text);
             }
         }
-        _ => text.extend_from_slice(&wire::literal(&with_sorted_keys(literal).encode_to_vec())),
+        _ => text.extend_from_slice(&canonical::literal(&with_sorted_keys(literal).encode_to_vec())),
     }
 }
 
@@ -91,7 +88,7 @@ mod tests {
             let [name, bytes, ignored, expected] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
             let decoded = Inputs::decode_from_slice(&STANDARD.decode(bytes).unwrap()).unwrap();
             let ignored: Vec<_> = ignored.split(',').map(str::to_owned).collect();
-            let expected = if expected.is_empty() { NO_INPUTS_HASH } else { expected };
+            let expected = if expected.is_empty() { aloft_plane::NO_INPUTS_HASH } else { expected };
             assert_eq!(inputs(&decoded, &ignored), expected, "{name}");
             cases += 1;
         }

@@ -89,6 +89,16 @@ pub fn judge(results: Results, exit: &ExitRecord, output_prefix: &str) -> Attemp
 }
 
 fn from_document(error: ContainerError, how: &Exit, outputs: OutputRefs) -> AttemptOutcome {
+    let mut error = task_error(error);
+    if *how == Exit::Code(1) {
+        error =
+            TaskError::new(error.code.as_str(), not_loaded(&error.code, &error.message), error.kind, error.recoverable);
+    }
+    AttemptOutcome::Failed(error, outputs)
+}
+
+/// What an error document says.
+pub fn task_error(error: ContainerError) -> TaskError {
     let kind = match error.origin.as_known() {
         Some(execution_error::ErrorKind::SYSTEM) => ErrorKind::System,
         Some(execution_error::ErrorKind::USER) => ErrorKind::User,
@@ -96,11 +106,7 @@ fn from_document(error: ContainerError, how: &Exit, outputs: OutputRefs) -> Atte
     };
     let recoverable = error.kind == container_error::Kind::RECOVERABLE;
     let code = if error.code.is_empty() { "Unknown".to_owned() } else { error.code };
-    let message = match how {
-        Exit::Code(1) => not_loaded(&code, &error.message),
-        _ => error.message,
-    };
-    AttemptOutcome::Failed(TaskError::new(code, message, kind, recoverable), outputs)
+    TaskError::new(code, error.message, kind, recoverable)
 }
 
 /// What is said of a task that never ran. The SDK ends with code 0 when the user's code fails, and with 1 when that code

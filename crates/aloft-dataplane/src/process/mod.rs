@@ -38,7 +38,7 @@ use self::{dir::TaskRecord, zygote::Zygotes};
 pub use self::{
     dir::{AttemptDir, AttemptDirs, DirState, Exit, ExitRecord, LaunchRecord, ProcessId, ShimRecord},
     environ::{Credentials, Endpoints, HostEnv},
-    judge::{Results, judge},
+    judge::{Results, judge, task_error},
     shim::shim_main,
     template::{Vars, substitute},
 };

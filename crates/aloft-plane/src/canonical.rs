@@ -1,4 +1,4 @@
-//! One encoding for one literal.
+//! One encoding for one literal or interface, so that digests of equal ones are equal, and equal to the SDK's.
 //!
 //! Protobuf leaves the order of a map's entries open. Our generated maps are ordered, but not those of
 //! `google.protobuf.Struct`, which the schemas of types and untyped values are made of. Putting them in order changes no
@@ -27,14 +27,18 @@ enum Kind {
     StructEntry,
     Value,
     ListValue,
+    Interface,
+    VariableMap,
+    VariableEntry,
+    Variable,
 }
 
 /// The message that field `number` of a `kind` holds, if a `Struct` can be below it.
 fn field(kind: Kind, number: u64) -> Option<Kind> {
     use Kind::{
-        Annotation, Dataset, DatasetColumn, DatasetMetadata, DatasetType, ListValue, Literal, LiteralCollection,
-        LiteralEntry, LiteralMap, Offloaded, Scalar, Struct, StructEntry, Structure, Type, TypeEntry, Union, UnionType,
-        Value,
+        Annotation, Dataset, DatasetColumn, DatasetMetadata, DatasetType, Interface, ListValue, Literal,
+        LiteralCollection, LiteralEntry, LiteralMap, Offloaded, Scalar, Struct, StructEntry, Structure, Type,
+        TypeEntry, Union, UnionType, Value, Variable, VariableEntry, VariableMap,
     };
     Some(match (kind, number) {
         (Literal, 1) => Scalar,
@@ -57,15 +61,28 @@ fn field(kind: Kind, number: u64) -> Option<Kind> {
         (Struct, 1) => StructEntry,
         (StructEntry, 2) | (ListValue, 1) => Value,
         (Value, 6) => ListValue,
+        (Interface, 1 | 2) => VariableMap,
+        (VariableMap, 1) => VariableEntry,
+        (VariableEntry, 2) => Variable,
+        (Variable, 1) => Type,
         _ => return None,
     })
 }
 
-/// The encoded literal `bytes`, with the entries of every `Struct` in it sorted by key.
-pub(super) fn literal(bytes: &[u8]) -> Vec<u8> {
+/// The encoded `flyteidl2.core.Literal` `bytes`, with the entries of every `Struct` in it sorted by key.
+pub fn literal(bytes: &[u8]) -> Vec<u8> {
+    sorted(Kind::Literal, bytes)
+}
+
+/// The encoded `flyteidl2.core.TypedInterface` `bytes`, with the entries of every `Struct` in it sorted by key.
+pub fn interface(bytes: &[u8]) -> Vec<u8> {
+    sorted(Kind::Interface, bytes)
+}
+
+fn sorted(kind: Kind, bytes: &[u8]) -> Vec<u8> {
     let mut sorted = Vec::with_capacity(bytes.len());
     // What was just encoded can be parsed. If it could not, it would be taken as it is.
-    if message(Kind::Literal, bytes, &mut sorted).is_none() {
+    if message(kind, bytes, &mut sorted).is_none() {
         sorted.clear();
         sorted.extend_from_slice(bytes);
     }

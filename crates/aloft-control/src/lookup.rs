@@ -1,0 +1,104 @@
+//! Looks results up in the cache before actions are handed out.
+
+use std::time::Duration;
+
+use aloft_core::{ActionState, Command, RunKey, Seen};
+use aloft_plane::PlaneError;
+use aloft_store::{StoreError, Submission};
+use futures::{StreamExt as _, stream};
+
+use crate::{
+    Control,
+    reconcile::{BATCH, IDLE, TROUBLE},
+};
+
+/// Lookups at a time. Each asks the object store once, so this bounds what one burst of cached actions asks of it.
+const PARALLEL: usize = 32;
+
+impl Control {
+    /// Decides lookups that are due.
+    pub(crate) async fn lookup_loop(&self) {
+        let mut feed = self.store().feed();
+        while !self.stopping().is_cancelled() {
+            feed.mark_unchanged();
+            let now = self.now();
+            let next = match self.store().lookups(now, BATCH).await {
+                Ok((due, next)) if due.is_empty() => next.map_or(IDLE, |at| at.since(now).min(IDLE)),
+                Ok((due, _)) => {
+                    let failed = stream::iter(due)
+                        .map(|(run, state)| self.look_up(run, state))
+                        .buffer_unordered(PARALLEL)
+                        .any(|done| async move { done.is_err() })
+                        .await;
+                    if failed {
+                        self.pause(TROUBLE).await;
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for cache lookups");
+                    TROUBLE
+                }
+            };
+            tokio::select! {
+                () = self.stopping().cancelled() => {}
+                _ = feed.changed() => {}
+                () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+
+    /// Looks at what the cache names for the action, and has it decided.
+    async fn look_up(&self, run: RunKey, state: ActionState) -> Result<(), StoreError> {
+        let seen = self.see(&run, &state).await?;
+        let command = Command::LookUp { action: state.name.clone(), seen };
+        if let Err(error) = self.store().submit(Submission::new(run.clone(), command)).await {
+            tracing::debug!(%error, run = %run, action = %state.name, "a cache lookup was not decided");
+            if let aloft_store::SubmitError::Store(error) = error {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the result that the cache names is there. One whose data is gone is forgotten: a miss, never an error.
+    async fn see(&self, run: &RunKey, state: &ActionState) -> Result<Seen, StoreError> {
+        let Some(plan) = state.pending_lookup().filter(|plan| !plan.overwrite) else { return Ok(Seen::Nothing) };
+        let Some(entry) = self.store().cached(&run.scope, plan).await? else { return Ok(Seen::Nothing) };
+        if !entry.is_fresh(plan.max_age_ms, self.now()) {
+            return Ok(Seen::Nothing);
+        }
+        let uri = entry.outputs.output_uri;
+        match self.has_outputs(run, &uri).await {
+            Ok(true) => Ok(Seen::Data { output_uri: uri }),
+            Ok(false) => {
+                self.forget(run, &plan.key, &uri).await?;
+                Ok(Seen::Nothing)
+            }
+            Err(error) => {
+                tracing::warn!(%error, run = %run, action = %state.name, "a cached result cannot be looked at");
+                Ok(Seen::Failed)
+            }
+        }
+    }
+
+    /// Whether the outputs below `uri` are there for the run to read.
+    pub(crate) async fn has_outputs(&self, run: &RunKey, uri: &str) -> Result<bool, PlaneError> {
+        if !self.data().owns(&run.scope, uri) {
+            return Ok(false);
+        }
+        let file =
+            if uri.ends_with(".pb") { uri.to_owned() } else { format!("{}/outputs.pb", uri.trim_end_matches('/')) };
+        Ok(self.data().missing(&run.scope, &[file]).await?.is_empty())
+    }
+
+    /// Forgets a result whose data is gone, in whichever domain of the project it was cached.
+    async fn forget(&self, run: &RunKey, key: &str, uri: &str) -> Result<(), StoreError> {
+        let domains: Vec<String> = self.settings().domains.iter().map(|(id, _)| id.clone()).collect();
+        for domain in domains {
+            let scope = aloft_core::Scope { domain, ..run.scope.clone() };
+            self.store().drop_cached(&scope, key, uri).await?;
+        }
+        Ok(())
+    }
+}
