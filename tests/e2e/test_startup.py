@@ -433,3 +433,20 @@ def test_a_terminal_that_is_gone(binary, tmp_path):
     finally:
         process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
+
+
+def test_domains_of_a_new_data_directory(started, aloft, tmp_path):
+    code, said = aloft("--data-dir", tmp_path / "data", "--domain", "No_Such")
+    assert code == 2 and "No_Such" in said, said
+    config = tmp_path / "config.yaml"
+    server = started("--domain", "blue", "--domain", "green", "--write-config", config)
+
+    def domains() -> list[str]:
+        return [d["id"] for d in wire.get(server, "flyteidl2.org.DomainService/ListDomains", {})["domains"]]
+
+    assert domains() == ["blue", "green"]
+    assert "domain: blue" in config.read_text()
+    assert server.stop() == 0
+    server = started("--domain", "red")
+    assert domains() == ["blue", "green"], "later they are changed by who runs it"
+    assert "--domain red is not made" in server.log.read_text()

@@ -22,6 +22,9 @@ pub(crate) const GROUPS: usize = 512;
 /// Events of the feed read at a time while looking for revocations.
 const FEED_BATCH: usize = 1000;
 
+/// Names and values of environment variables.
+type Envs = Vec<(String, String)>;
+
 fn unavailable(error: StoreError) -> ReportError {
     ReportError::Unavailable(error.to_string())
 }
@@ -183,7 +186,7 @@ impl Control {
 
     /// Adds to leased actions what a worker needs to run them.
     async fn describe(&self, held: Vec<(RunKey, ActionState)>) -> Result<Vec<LeasedAttempt>, ReportError> {
-        let mut runs: HashMap<RunKey, (RunRecord, RunSpec)> = HashMap::new();
+        let mut runs: HashMap<RunKey, (RunRecord, RunSpec, Envs)> = HashMap::new();
         let mut specs: HashMap<String, Bytes> = HashMap::new();
         let mut described = Vec::with_capacity(held.len());
         for (run, state) in held {
@@ -197,33 +200,36 @@ impl Control {
                     }
                 }
             }
-            let (Some((record, spec)), Some(task)) = (runs.get(&run), state.task()) else { continue };
+            let (Some((record, spec, envs)), Some(task)) = (runs.get(&run), state.task()) else { continue };
             let digest = &task.task.digest;
             if !specs.contains_key(digest) {
                 let bytes = self.store().blob(digest).await.map_err(unavailable)?;
                 specs.insert(digest.clone(), bytes.unwrap_or_default());
             }
             let task_spec = specs.get(digest).cloned().unwrap_or_default();
-            if let Some(attempt) = self.describe_one(record, spec, &state, task_spec) {
+            if let Some(attempt) = self.describe_one(record, spec, envs, &state, task_spec) {
                 described.push(attempt);
             }
         }
         Ok(described)
     }
 
-    async fn run_with_spec(&self, run: &RunKey) -> Result<(RunRecord, RunSpec), ReportError> {
+    /// A run, its specification, and the environment variables it has from the settings.
+    async fn run_with_spec(&self, run: &RunKey) -> Result<(RunRecord, RunSpec, Envs), ReportError> {
         let record = self.store().run(run).await.map_err(unavailable)?;
         let record = record.ok_or_else(|| ReportError::Unavailable(format!("run {run} is gone")))?;
         let bytes = self.store().blob(&record.info.spec_digest).await.map_err(unavailable)?;
         let spec = RunSpec::decode_from_slice(&bytes.unwrap_or_default())
             .map_err(|e| ReportError::Unavailable(format!("the specification of run {run} is damaged: {e}")))?;
-        Ok((record, spec))
+        let envs = self.default_envs(run, &spec).await.map_err(unavailable)?;
+        Ok((record, spec, envs))
     }
 
     fn describe_one(
         &self,
         record: &RunRecord,
         spec: &RunSpec,
+        default_envs: &[(String, String)],
         state: &ActionState,
         task_spec: Bytes,
     ) -> Option<LeasedAttempt> {
@@ -244,9 +250,11 @@ impl Control {
             task_spec,
             input_uri: task.input_uri.clone(),
             output_prefix: prefix(attempt.number),
-            run_base: self.data().run_base(&record.key),
+            run_base: self.run_base(&record.key, spec),
             raw_data_prefix: raw,
             previous_prefix: if previous == 0 { String::new() } else { prefix(previous) },
+            default_envs: default_envs.to_vec(),
+            resource_defaults: (*spec.default_settings.task_resource_defaults).clone(),
             envs: envs.into_iter().map(|kv| (kv.key, kv.value)).collect(),
             run_start_time: record.info.start_time,
         })

@@ -12,15 +12,19 @@ mod names;
 mod reconcile;
 mod recover;
 mod rpc;
+mod settings;
 
 use std::{sync::Arc, time::Duration};
 
 use aloft_core::{RunKey, Subject, Time};
+use aloft_flyteidl2::flyteidl2::{project::ProjectState, task::RunSpec};
 use aloft_plane::DataPlane;
 use aloft_store::{OfferPlace, Project, Store, StoreError};
+use buffa::Enumeration as _;
 use tokio_util::sync::CancellationToken;
 
 pub use call::callbacks;
+pub use names::check_label;
 pub use rpc::{Limits, router, service};
 
 /// Where the time of decisions comes from.
@@ -31,8 +35,8 @@ pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
 pub struct Settings {
     /// The organisation that an empty `org` stands for. Tasks need one that is not empty.
     pub default_org: String,
-    /// The domains of every project, as (identifier, name).
-    pub domains: Vec<(String, String)>,
+    /// The domains that an organisation begins with.
+    pub domains: Vec<String>,
     /// The URL people and the SDK reach this server at, without a slash at the end.
     pub public_url: String,
     /// The name of the cluster shown on attempts.
@@ -42,10 +46,9 @@ pub struct Settings {
 impl Settings {
     /// The settings of a single-user server at `public_url`.
     pub fn local(public_url: String) -> Self {
-        let domains = ["development", "staging", "production"];
         Self {
             default_org: "local".to_owned(),
-            domains: domains.iter().map(|d| ((*d).to_owned(), (*d).to_owned())).collect(),
+            domains: ["development", "staging", "production"].map(str::to_owned).to_vec(),
             public_url,
             cluster: "local".to_owned(),
         }
@@ -83,17 +86,47 @@ impl Control {
         Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key }))
     }
 
+    /// Records the domains that the default organisation begins with, and returns those that it has.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store could not be read or written.
+    pub async fn ensure_domains(&self) -> Result<Vec<String>, StoreError> {
+        let org = &self.settings().default_org;
+        self.ensure_domains_of(org).await?;
+        Ok(self.store().domains(org).await?.into_iter().map(|d| d.id).collect())
+    }
+
     /// Creates the project `id` unless it exists.
     ///
     /// # Errors
     /// [`StoreError`] if the store could not be written.
     pub async fn ensure_project(&self, id: &str) -> Result<(), StoreError> {
-        if self.store().project(&self.settings().default_org, id).await?.is_some() {
-            return Ok(());
+        self.ensure(id, ProjectState::PROJECT_STATE_ACTIVE).await
+    }
+
+    /// Creates the project `id` of the platform itself unless it exists. People's lists of projects leave it out.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store could not be written.
+    pub async fn ensure_system_project(&self, id: &str) -> Result<(), StoreError> {
+        self.ensure(id, ProjectState::PROJECT_STATE_SYSTEM_GENERATED).await
+    }
+
+    async fn ensure(&self, id: &str, state: ProjectState) -> Result<(), StoreError> {
+        let (org, id, state) = (self.settings().default_org.clone(), id.to_owned(), state.to_i32());
+        let system = ProjectState::PROJECT_STATE_SYSTEM_GENERATED.to_i32();
+        match self.store().project(&org, &id).await? {
+            // Older versions made it as one of the people's.
+            Some(found) if state == system && found.state != system => {
+                self.store().update_project(Project { state, ..found }).await.map(drop)
+            }
+            Some(_) => Ok(()),
+            None => {
+                let project =
+                    Project { org, name: id.clone(), id, state, created_at: self.now(), ..Project::default() };
+                self.store().create_project(project).await.map(drop)
+            }
         }
-        let org = self.settings().default_org.clone();
-        let project = Project { org, id: id.to_owned(), name: id.to_owned(), ..Project::default() };
-        self.store().create_project(project).await.map(drop)
     }
 
     /// Runs the reconcilers until the control plane stops.
@@ -137,6 +170,14 @@ impl Control {
     fn run_url(&self, run: &RunKey) -> String {
         let scope = &run.scope;
         format!("{}/v2/domain/{}/project/{}/runs/{}", self.settings().public_url, scope.domain, scope.project, run.name)
+    }
+
+    /// The prefix below which the inputs and outputs of the run's actions lie: its own part of the one that `spec` names.
+    fn run_base(&self, run: &RunKey, spec: &RunSpec) -> String {
+        match spec.run_base_dir.trim_end_matches('/') {
+            "" => self.data().run_base(run),
+            base => format!("{base}/{}", run.name),
+        }
     }
 
     /// Sleeps, or returns early when the control plane stops.

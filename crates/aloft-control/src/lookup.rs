@@ -94,9 +94,8 @@ impl Control {
 
     /// Forgets a result whose data is gone, in whichever domain of the project it was cached.
     async fn forget(&self, run: &RunKey, key: &str, uri: &str) -> Result<(), StoreError> {
-        let domains: Vec<String> = self.settings().domains.iter().map(|(id, _)| id.clone()).collect();
-        for domain in domains {
-            let scope = aloft_core::Scope { domain, ..run.scope.clone() };
+        for domain in self.store().domains(&run.scope.org).await? {
+            let scope = aloft_core::Scope { domain: domain.id, ..run.scope.clone() };
             self.store().drop_cached(&scope, key, uri).await?;
         }
         Ok(())

@@ -32,6 +32,28 @@ pub(crate) fn lease_token() -> u64 {
     rand::rng().random()
 }
 
+/// Longest identifier of a domain, in bytes.
+const MAX_LABEL: usize = 63;
+
+/// Checks a name that is a part of the names of machines and namespaces elsewhere.
+///
+/// # Errors
+/// A sentence that names `field`.
+pub fn check_label(field: &str, text: &str) -> Result<(), String> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let fine = (1..=MAX_LABEL).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if fine {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(80).collect();
+    Err(format!(
+        "{field}: {shown:?} must have 1 to {MAX_LABEL} lower-case letters, digits and '-', without a '-' at either end"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +65,15 @@ mod tests {
         assert_ne!(run_name_for("o/p/d", id), run_name_for("o/q/d", id));
         assert_ne!(run_name(), run_name());
         assert!(run_name_for("o/p/d", id).len() == RUN_NAME && run_name().starts_with('r'));
+    }
+
+    #[test]
+    fn labels_are_those_of_the_contract() {
+        for good in ["a", "production", "team-1", "0", &"x".repeat(63)] {
+            assert_eq!(check_label("id", good), Ok(()), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "ü", "a b", &"x".repeat(64)] {
+            assert!(check_label("id", bad).unwrap_err().starts_with("id: "), "{bad}");
+        }
     }
 }

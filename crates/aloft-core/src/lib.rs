@@ -19,7 +19,6 @@ mod error;
 mod event;
 mod id;
 mod phase;
-mod quantity;
 mod queue;
 mod retry;
 mod run;
@@ -42,7 +41,6 @@ pub use error::{ErrorKind, Refusal, TaskError};
 pub use event::{Event, apply};
 pub use id::{ActionName, BadName, LeaseToken, RunKey, Scope, WorkerId};
 pub use phase::Phase;
-pub use quantity::parse_quantity;
 pub use queue::{
     DEFAULT_DEPTH, DEFAULT_QUEUE, Fairness, Priority, QueueLimits, QueueLoad, QueueSpec, QueueState, ResourceCaps,
     check_queue_name,

@@ -29,7 +29,7 @@ use aloft_flyteidl2::flyteidl2::{
     },
 };
 use aloft_objects::{Claims, Credentials, Error, Objects, Prefix, PresignPut, Rejection, Uri};
-use aloft_plane::{AttemptId, BuiltImage, Call, DataPlane, Link, LogStream, PlaneError};
+use aloft_plane::{AttemptId, BuiltImage, Call, DataPlane, LeasedAttempt, Link, LogStream, PlaneError};
 use async_trait::async_trait;
 use buffa::Message as _;
 use bytes::Bytes;
@@ -130,16 +130,25 @@ impl Data {
     }
 }
 
-/// The credentials of an attempt: it reads in its project and writes under its run.
+/// The credentials of an attempt: it reads in its project and writes under its run, and where the run says that its data
+/// go.
 ///
 /// # Errors
 /// If the names are too long to be carried, which checked names never are.
-pub fn attempt_credentials(objects: &Objects, attempt: &AttemptId) -> Result<Credentials, PlaneError> {
-    let run = &attempt.run;
+pub fn attempt_credentials(objects: &Objects, attempt: &LeasedAttempt) -> Result<Credentials, PlaneError> {
+    let run = &attempt.lease.id.run;
     let project = objects.uri(&format!("{}/{}", run.scope.org, run.scope.project)).map_err(plane)?;
     let own = objects.uri(&run_key(run)).map_err(plane)?;
-    let scope = aloft_objects::Scope { read: vec![Prefix::below(&project)], write: vec![Prefix::below(&own)] };
-    let claims = Claims { scope, subject: attempt.to_string(), expires: None };
+    let mut write = vec![Prefix::below(&own)];
+    // What the run or the settings name instead. It was checked when the run was created, and is never beyond the project.
+    for named in [attempt.run_base.clone(), attempt.raw_prefix()] {
+        match named.parse::<Uri>() {
+            Ok(uri) if uri.starts_with(&project) && !uri.starts_with(&own) => write.push(Prefix::below(&uri)),
+            _ => {}
+        }
+    }
+    let scope = aloft_objects::Scope { read: vec![Prefix::below(&project)], write };
+    let claims = Claims { scope, subject: attempt.lease.id.to_string(), expires: None };
     objects.keys().derive(&claims).map_err(plane)
 }
 

@@ -41,8 +41,8 @@ impl Inline {
 pub struct Work {
     /// How long it sleeps; nothing if zero.
     pub sleep: Duration,
-    /// What it then writes. `None` if nobody reads it: the task returns nothing and is not cached.
-    pub outputs: Option<Outputs>,
+    /// What it then gives back.
+    pub outputs: Outputs,
 }
 
 /// What the task of `kind` in `template` has to do with `inputs`.
@@ -60,10 +60,9 @@ pub fn work(kind: Inline, template: &TaskTemplate, inputs: &Inputs) -> Result<Wo
                      outputs. Declare it with `-> None`."
                 )));
             }
-            let outputs = template.metadata.discoverable.then(Outputs::default);
-            Ok(Work { sleep: duration(name, inputs)?, outputs })
+            Ok(Work { sleep: duration(name, inputs)?, outputs: Outputs::default() })
         }
-        Inline::Echo => Ok(Work { sleep: Duration::ZERO, outputs: Some(echoed(name, template, inputs)?) }),
+        Inline::Echo => Ok(Work { sleep: Duration::ZERO, outputs: echoed(name, template, inputs)? }),
     }
 }
 
@@ -206,15 +205,6 @@ mod tests {
     }
 
     #[test]
-    fn only_a_cached_sleep_leaves_outputs() {
-        let mut task = template(&["d"], &[]);
-        let given = inputs(&[seconds("d", 1, 0)]);
-        assert_eq!(work(Inline::Sleep, &task, &given).unwrap().outputs, None);
-        task.metadata.get_or_insert_default().discoverable = true;
-        assert_eq!(work(Inline::Sleep, &task, &given).unwrap().outputs, Some(Outputs::default()));
-    }
-
-    #[test]
     fn an_echo_gives_its_inputs_back() {
         let given = inputs(&[literal("b", primitive::Value::Integer(2)), literal("a", primitive::Value::Integer(1))]);
         let echo = |outputs: &[&str]| work(Inline::Echo, &template(&["a", "b"], outputs), &given);
@@ -222,9 +212,8 @@ mod tests {
             Some(primitive::Value::Integer(i)) => (output.name.clone(), *i),
             other => panic!("{other:?}"),
         };
-        let values = |outputs: &[&str]| -> Vec<_> {
-            echo(outputs).unwrap().outputs.unwrap().literals.iter().map(value).collect()
-        };
+        let values =
+            |outputs: &[&str]| -> Vec<_> { echo(outputs).unwrap().outputs.literals.iter().map(value).collect() };
         assert_eq!(values(&["o0", "o1"]), [("o0".to_owned(), 1), ("o1".to_owned(), 2)]);
         assert_eq!(values(&["b", "a"]), [("b".to_owned(), 2), ("a".to_owned(), 1)]);
         assert_eq!(values(&[]), []);

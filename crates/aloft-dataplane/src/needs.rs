@@ -1,10 +1,14 @@
 //! What a task asks of the machine.
 
 use aloft_core::{ErrorKind, TaskError};
-use aloft_flyteidl2::flyteidl2::core::{
-    Container, ExtendedResources, Resources,
-    resources::{ResourceEntry, ResourceName},
+use aloft_flyteidl2::flyteidl2::{
+    core::{
+        Container, ExtendedResources,
+        resources::{ResourceEntry, ResourceName},
+    },
+    task::TaskResourceDefaults,
 };
+use aloft_plane::quantity;
 
 /// What a task counts that declares no memory. A Python process with the SDK imported holds about 100 MiB.
 const DEFAULT_MEMORY: u64 = 128 * MIB;
@@ -71,49 +75,100 @@ pub struct Needs {
     pub notes: Vec<String>,
 }
 
-/// What the task in `container` needs of `machine`. More than there is, is clamped and said in the notes.
+/// What the task in `container` needs of `machine`. What it does not declare comes from `defaults`, the settings of its
+/// project. More than those or the machine allow is clamped and said in the notes.
 ///
 /// # Errors
 /// What no process on this machine can be given (a GPU), and amounts that are no amounts.
-pub fn needs(container: &Container, extended: &ExtendedResources, machine: &Machine) -> Result<Needs, TaskError> {
-    let resources: &Resources = &container.resources;
-    let gpu = amount(resources, ResourceName::GPU)?.is_some_and(|milli| milli > 0);
-    if gpu || extended.gpu_accelerator.is_set() {
-        return Err(refused(
-            "UnsatisfiableResources",
-            "The task asks for a GPU, and tasks that run as processes of this machine cannot be given one. Remove gpu \
-             from the task's resources, or run it on a cluster that has GPUs.",
-        ));
-    }
+pub fn needs(
+    container: &Container,
+    extended: &ExtendedResources,
+    defaults: &TaskResourceDefaults,
+    machine: &Machine,
+) -> Result<Needs, TaskError> {
+    refuse_gpu(container, extended, defaults)?;
     let mut notes = Vec::new();
-    let mut memory = amount(resources, ResourceName::MEMORY)?
-        .map_or(DEFAULT_MEMORY, |milli| u64::try_from(milli / 1000).unwrap_or(u64::MAX));
-    if memory > machine.memory {
-        notes.push(format!(
-            "The task asks for {} MiB of memory and this machine can give {} MiB: it runs with what there is.",
-            memory / MIB,
-            machine.memory / MIB
-        ));
-        memory = machine.memory;
-    }
-    let mut cpu =
-        amount(resources, ResourceName::CPU)?.map_or(DEFAULT_CPU, |milli| u64::try_from(milli).unwrap_or(u64::MAX));
-    if cpu > machine.cores {
-        notes.push(format!(
-            "The task asks for {} CPU cores and this machine has {}: it runs with what there is.",
-            cpu as f64 / 1000.0,
-            machine.cores as f64 / 1000.0
-        ));
-        cpu = machine.cores;
-    }
+
+    let bytes = |milli: u128| u64::try_from(milli / 1000).unwrap_or(u64::MAX);
+    let mib = |bytes: u64| format!("{} MiB of memory", bytes / MIB);
+    let most = entry(&defaults.max, ResourceName::MEMORY).and_then(quantity::parse).map_or(u64::MAX, bytes);
+    let memory = match amount(container, defaults, ResourceName::MEMORY)? {
+        Some(milli) => clamp(bytes(milli), most, machine.memory, mib, &mut notes),
+        None => DEFAULT_MEMORY.min(most).min(machine.memory),
+    };
+
+    let thousandths = |milli: u128| u64::try_from(milli).unwrap_or(u64::MAX);
+    let cores = |milli: u64| format!("{} CPU cores", milli as f64 / 1000.0);
+    let most = entry(&defaults.max, ResourceName::CPU).and_then(quantity::parse).map_or(u64::MAX, thousandths);
+    let cpu = match amount(container, defaults, ResourceName::CPU)? {
+        Some(milli) => clamp(thousandths(milli), most, machine.cores, cores, &mut notes),
+        None => DEFAULT_CPU.min(most).min(machine.cores),
+    };
     Ok(Needs { memory, cpu, notes })
 }
 
-/// The request for `name`, or else its limit, in thousandths.
-fn amount(resources: &Resources, name: ResourceName) -> Result<Option<u128>, TaskError> {
-    let entry = |entries: &[ResourceEntry]| entries.iter().find(|e| e.name == name).map(|e| e.value.clone());
-    let Some(text) = entry(&resources.requests).or_else(|| entry(&resources.limits)) else { return Ok(None) };
-    match parse_quantity(&text) {
+/// The least of what is asked for, what the settings allow and what there is, with a note for each that cut it.
+fn clamp(asked: u64, allowed: u64, there_is: u64, said: impl Fn(u64) -> String, notes: &mut Vec<String>) -> u64 {
+    if asked > allowed {
+        notes.push(format!(
+            "The task asks for {} and the settings of its project allow {}: it runs with what they allow.",
+            said(asked),
+            said(allowed)
+        ));
+    }
+    let asked = asked.min(allowed);
+    if asked > there_is {
+        notes.push(format!(
+            "The task asks for {} and this machine can give {}: it runs with what there is.",
+            said(asked),
+            said(there_is)
+        ));
+    }
+    asked.min(there_is)
+}
+
+fn refuse_gpu(
+    container: &Container,
+    extended: &ExtendedResources,
+    defaults: &TaskResourceDefaults,
+) -> Result<(), TaskError> {
+    let wanted = amount(container, defaults, ResourceName::GPU)?.is_some_and(|milli| milli > 0);
+    let named = extended.gpu_accelerator.is_set();
+    if !wanted && !named {
+        return Ok(());
+    }
+    let (who, remedy) = if named || declared(container, ResourceName::GPU).is_some() {
+        ("The task asks for", "Remove gpu from the task's resources")
+    } else {
+        ("By the settings of its project, the task gets", "Remove task_resource.min.gpu from those settings")
+    };
+    Err(refused(
+        "UnsatisfiableResources",
+        &format!(
+            "{who} a GPU, and tasks that run as processes of this machine cannot be given one. {remedy}, or run it on a \
+             cluster that has GPUs."
+        ),
+    ))
+}
+
+fn entry(entries: &[ResourceEntry], name: ResourceName) -> Option<&str> {
+    entries.iter().find(|e| e.name == name).map(|e| e.value.as_str())
+}
+
+/// What the task itself says of `name`: its request, or else its limit.
+fn declared(container: &Container, name: ResourceName) -> Option<&str> {
+    let resources = &container.resources;
+    entry(&resources.requests, name).or_else(|| entry(&resources.limits, name))
+}
+
+/// What the task asks for of `name`, or else its default, in thousandths.
+fn amount(
+    container: &Container,
+    defaults: &TaskResourceDefaults,
+    name: ResourceName,
+) -> Result<Option<u128>, TaskError> {
+    let Some(text) = declared(container, name).or_else(|| entry(&defaults.requests, name)) else { return Ok(None) };
+    match quantity::parse(text) {
         Some(milli) => Ok(Some(milli)),
         None => Err(refused(
             "InvalidResources",
@@ -128,56 +183,22 @@ fn refused(code: &str, message: &str) -> TaskError {
     TaskError::new(code, message, ErrorKind::User, false)
 }
 
-/// A Kubernetes quantity (`2`, `500m`, `1.5Gi`, `1e3`) in thousandths.
-fn parse_quantity(text: &str) -> Option<u128> {
-    let text = text.trim();
-    let digits_end = text
-        .char_indices()
-        .find(|(at, c)| {
-            let exponent = matches!(c, 'e' | 'E')
-                && text[at + 1..].starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '-');
-            let sign = matches!(c, '+' | '-') && (*at == 0 || text[..*at].ends_with(['e', 'E']));
-            !(c.is_ascii_digit() || *c == '.' || exponent || sign)
-        })
-        .map_or(text.len(), |(at, _)| at);
-    let (number, suffix) = text.split_at(digits_end);
-    let scale: f64 = match suffix {
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "E" => 1e18,
-        "Ki" => 1024.0,
-        "Mi" => 1024f64.powi(2),
-        "Gi" => 1024f64.powi(3),
-        "Ti" => 1024f64.powi(4),
-        "Pi" => 1024f64.powi(5),
-        "Ei" => 1024f64.powi(6),
-        _ => return None,
-    };
-    let value: f64 = number.parse().ok()?;
-    (value.is_finite() && value >= 0.0).then(|| (value * scale * 1000.0).ceil() as u128)
-}
-
 #[cfg(test)]
 mod tests {
+    use aloft_flyteidl2::flyteidl2::core::Resources;
+
     use super::*;
 
-    fn container(requests: &[(ResourceName, &str)], limits: &[(ResourceName, &str)]) -> Container {
-        let entries = |list: &[(ResourceName, &str)]| {
-            list.iter()
-                .map(|(name, value)| ResourceEntry {
-                    name: (*name).into(),
-                    value: (*value).to_owned(),
-                    ..ResourceEntry::default()
-                })
-                .collect()
+    fn entries(list: &[(ResourceName, &str)]) -> Vec<ResourceEntry> {
+        let entry = |(name, value): &(ResourceName, &str)| ResourceEntry {
+            name: (*name).into(),
+            value: (*value).to_owned(),
+            ..ResourceEntry::default()
         };
+        list.iter().map(entry).collect()
+    }
+
+    fn container(requests: &[(ResourceName, &str)], limits: &[(ResourceName, &str)]) -> Container {
         Container {
             resources: Resources { requests: entries(requests), limits: entries(limits), ..Resources::default() }
                 .into(),
@@ -186,31 +207,17 @@ mod tests {
     }
 
     fn of(requests: &[(ResourceName, &str)], limits: &[(ResourceName, &str)]) -> Result<Needs, TaskError> {
-        needs(&container(requests, limits), &ExtendedResources::default(), &Machine::with(2, 16 * 1024 * MIB))
+        with(&container(requests, limits), &[], &[])
     }
 
-    #[test]
-    fn quantities_are_read_as_kubernetes_reads_them() {
-        let table = [
-            ("2", Some(2000)),
-            ("500m", Some(500)),
-            ("1.5", Some(1500)),
-            ("1Ki", Some(1_024_000)),
-            ("1k", Some(1_000_000)),
-            ("1e3", Some(1_000_000)),
-            ("1E3", Some(1_000_000)),
-            ("2E", Some(2_000_000_000_000_000_000_000)),
-            (" 1Gi ", Some(1_073_741_824_000)),
-            ("0", Some(0)),
-            ("", None),
-            ("-1", None),
-            ("much", None),
-            ("1 Gi", None),
-            ("1Gib", None),
-        ];
-        for (text, want) in table {
-            assert_eq!(parse_quantity(text), want, "{text:?}");
-        }
+    fn with(
+        container: &Container,
+        min: &[(ResourceName, &str)],
+        max: &[(ResourceName, &str)],
+    ) -> Result<Needs, TaskError> {
+        let defaults =
+            TaskResourceDefaults { requests: entries(min), max: entries(max), ..TaskResourceDefaults::default() };
+        needs(container, &ExtendedResources::default(), &defaults, &Machine::with(2, 16 * 1024 * MIB))
     }
 
     #[test]
@@ -235,6 +242,37 @@ mod tests {
         assert_eq!((e.code.as_str(), e.recoverable), ("UnsatisfiableResources", false));
         assert!(of(&[(ResourceName::GPU, "0")], &[]).is_ok());
         assert_eq!(of(&[], &[(ResourceName::MEMORY, "lots")]).unwrap_err().code, "InvalidResources");
+    }
+
+    #[test]
+    fn settings_give_what_a_task_does_not_declare() {
+        use ResourceName::{CPU, MEMORY};
+        let min = [(CPU, "250m"), (MEMORY, "64Mi")];
+        let n = with(&container(&[], &[]), &min, &[]).unwrap();
+        assert_eq!((n.cpu, n.memory), (250, 64 * MIB));
+        let n = with(&container(&[(CPU, "100m")], &[(MEMORY, "32Mi")]), &min, &[]).unwrap();
+        assert_eq!((n.cpu, n.memory), (100, 32 * MIB), "what the task says wins");
+    }
+
+    #[test]
+    fn settings_bound_what_a_task_may_have() {
+        use ResourceName::{CPU, MEMORY};
+        let max = [(CPU, "1500m"), (MEMORY, "1Gi")];
+        let n = with(&container(&[(CPU, "2"), (MEMORY, "2Gi")], &[]), &[], &max).unwrap();
+        assert_eq!((n.cpu, n.memory, n.notes.len()), (1500, 1024 * MIB, 2));
+        assert!(n.notes[1].contains("settings of its project allow 1.5 CPU"), "{:?}", n.notes);
+        let n = with(&container(&[], &[]), &[(MEMORY, "4Gi")], &max).unwrap();
+        assert_eq!((n.memory, n.notes.len()), (1024 * MIB, 1));
+        let n = with(&container(&[], &[]), &[], &max).unwrap();
+        assert_eq!((n.cpu, n.memory, n.notes.len()), (DEFAULT_CPU, DEFAULT_MEMORY, 0));
+    }
+
+    #[test]
+    fn a_gpu_of_the_settings_is_refused_as_theirs() {
+        let gpu = [(ResourceName::GPU, "1")];
+        let e = with(&container(&[], &[]), &gpu, &[]).unwrap_err();
+        assert!(e.message.contains("task_resource.min.gpu"), "{}", e.message);
+        assert!(with(&container(&[(ResourceName::GPU, "0")], &[]), &gpu, &[]).is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Messages that only pass through (inputs, outputs, log lines) are the contract's own types, relayed and never looked at.
 
 pub mod canonical;
+pub mod quantity;
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use aloft_flyteidl2::flyteidl2::{
     common::OffloadedInputData,
     dataproxy::{CreateUploadLocationRequest, CreateUploadLocationResponse},
     logs::dataplane::LogLine,
-    task::{Inputs, Outputs},
+    task::{Inputs, Outputs, TaskResourceDefaults},
     workflow::{
         JsonValuesToLiteralsRequest, JsonValuesToLiteralsResponse, LaunchFormJsonToLiteralsRequest,
         LaunchFormJsonToLiteralsResponse, LiteralsToLaunchFormJsonRequest, LiteralsToLaunchFormJsonResponse,
@@ -87,10 +88,26 @@ pub struct LeasedAttempt {
     pub raw_data_prefix: String,
     /// The output prefix of the attempt before, where its checkpoint lies; empty for the first.
     pub previous_prefix: String,
+    /// Environment variables that the settings of the project give. The task's own and those of the run win.
+    pub default_envs: Vec<(String, String)>,
     /// Environment variables of the run.
     pub envs: Vec<(String, String)>,
+    /// What a task gets that does not say what it needs, and the most that any may have.
+    pub resource_defaults: TaskResourceDefaults,
     /// When the run was started.
     pub run_start_time: Time,
+}
+
+impl LeasedAttempt {
+    /// The prefix that its large values go below. One that the run names is shared by all of its actions, so each attempt
+    /// gets its own part of it.
+    pub fn raw_prefix(&self) -> String {
+        let id = &self.lease.id;
+        match self.raw_data_prefix.trim_end_matches('/') {
+            "" => self.output_prefix.clone(),
+            prefix => format!("{prefix}/{}/{}/{}", id.run.name, id.action, id.attempt),
+        }
+    }
 }
 
 /// Why a report was not taken.

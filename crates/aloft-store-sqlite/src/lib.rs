@@ -11,6 +11,7 @@ mod error;
 mod hub;
 mod lanes;
 mod list;
+mod places;
 mod read;
 mod schema;
 mod writer;
@@ -22,8 +23,9 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, FeedItem, ListQuery, ListScope, Logged, OfferPlace, Offered, Page, Project, RunRecord, RunRow,
-    Snapshot, Store, StoreError, Submission, SubmitError, TaskId, Which,
+    Blob, DeployedTask, Domain, DomainUse, FeedItem, ListQuery, ListScope, Logged, OfferPlace, Offered, Page, Project,
+    RunRecord, RunRow, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId,
+    Which,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -330,6 +332,59 @@ impl Store for SqliteStore {
     async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError> {
         let org = org.to_owned();
         self.read(move |db| read::projects(db, &org)).await
+    }
+
+    async fn seed_domains(&self, org: &str, domains: Vec<Domain>) -> Result<bool, StoreError> {
+        let org = org.to_owned();
+        self.record(Box::new(move |tx, _| places::seed_domains(tx, &org, &domains))).await
+    }
+
+    async fn create_domain(&self, domain: Domain) -> Result<bool, StoreError> {
+        self.record(Box::new(move |tx, _| places::insert_domain(tx, &domain))).await
+    }
+
+    async fn rename_domain(&self, org: &str, id: &str, name: &str) -> Result<bool, StoreError> {
+        let (org, id, name) = (org.to_owned(), id.to_owned(), name.to_owned());
+        self.record(Box::new(move |tx, _| places::rename_domain(tx, &org, &id, &name))).await
+    }
+
+    async fn delete_domain(&self, org: &str, id: &str) -> Result<bool, StoreError> {
+        let (org, id) = (org.to_owned(), id.to_owned());
+        self.record(Box::new(move |tx, _| places::delete_domain(tx, &org, &id))).await
+    }
+
+    async fn domain(&self, org: &str, id: &str) -> Result<Option<Domain>, StoreError> {
+        let (org, id) = (org.to_owned(), id.to_owned());
+        self.read(move |db| places::domain(db, &org, &id)).await
+    }
+
+    async fn domains(&self, org: &str) -> Result<Vec<Domain>, StoreError> {
+        let org = org.to_owned();
+        self.read(move |db| places::domains(db, &org)).await
+    }
+
+    async fn domain_use(&self, org: &str, id: &str) -> Result<DomainUse, StoreError> {
+        let (org, id) = (org.to_owned(), id.to_owned());
+        self.read(move |db| places::domain_use(db, &org, &id)).await
+    }
+
+    async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError> {
+        self.record(Box::new(move |tx, _| places::put_settings(tx, &version))).await
+    }
+
+    async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError> {
+        let key = key.clone();
+        self.read(move |db| places::settings_at(db, &key)).await
+    }
+
+    async fn settings_history(
+        &self,
+        key: &SettingsKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<SettingsVersion>, StoreError> {
+        let key = key.clone();
+        self.read(move |db| places::settings_history(db, &key, after, limit)).await
     }
 }
 

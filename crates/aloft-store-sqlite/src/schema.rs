@@ -6,8 +6,11 @@ use rusqlite::Connection;
 use crate::error;
 
 /// Every migration in order; `user_version` counts those applied.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_runs.sql"), include_str!("../migrations/0002_contract.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_runs.sql"),
+    include_str!("../migrations/0002_contract.sql"),
+    include_str!("../migrations/0003_settings.sql"),
+];
 
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".
 const APPLICATION_ID: i64 = 0x414c_4654;

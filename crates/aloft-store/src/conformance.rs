@@ -12,8 +12,8 @@ use aloft_core::{
 use bytes::Bytes;
 
 use crate::{
-    Blob, Cursor, DeployedTask, Direction, Field, Filter, ListQuery, ListScope, OfferPlace, Op, Project, SortBy, Store,
-    StoreError, Submission, SubmitError, TaskId, Which,
+    Blob, Cursor, DeployedTask, Direction, Domain, DomainUse, Field, Filter, ListQuery, ListScope, OfferPlace, Op,
+    Project, SettingsKey, SettingsVersion, SortBy, Store, StoreError, Submission, SubmitError, TaskId, Which,
 };
 
 type Handle = Arc<dyn Store>;
@@ -41,6 +41,8 @@ where
     pages_cover_everything_once(make().await).await;
     filters_select(make().await).await;
     records_are_kept(make().await).await;
+    domains_are_kept_while_they_are_used(make().await).await;
+    settings_keep_every_version(make().await).await;
 }
 
 fn key(name: &str) -> RunKey {
@@ -525,4 +527,97 @@ async fn records_are_kept(store: Handle) {
     };
     assert_eq!(versions(false).await, ["2", "1"]);
     assert_eq!(versions(true).await, ["2"]);
+}
+
+async fn domains_are_kept_while_they_are_used(store: Handle) {
+    let domain = |org: &str, id: &str| Domain {
+        org: org.into(),
+        id: id.into(),
+        name: id.into(),
+        created_at: Time::from_micros(7),
+    };
+    let first = vec![domain("local", "production"), domain("local", "development"), domain("other", "x")];
+    assert!(store.seed_domains("local", first.clone()).await.unwrap());
+    assert!(!store.seed_domains("local", vec![domain("local", "late")]).await.unwrap(), "only the first ones");
+    assert_eq!(store.domains("local").await.unwrap(), first[..2], "in the order of their creation");
+    assert!(store.domains("other").await.unwrap().is_empty());
+
+    assert!(store.create_domain(domain("local", "a")).await.unwrap());
+    assert!(!store.create_domain(domain("local", "a")).await.unwrap(), "once");
+    assert!(store.create_domain(domain("other", "a")).await.unwrap(), "names are an organisation's own");
+    assert!(store.rename_domain("local", "a", "The A").await.unwrap());
+    assert!(!store.rename_domain("local", "b", "The B").await.unwrap());
+    let renamed = Domain { name: "The A".into(), ..domain("local", "a") };
+    assert_eq!(store.domain("local", "a").await.unwrap(), Some(renamed));
+    assert_eq!(store.domain("local", "b").await.unwrap(), None);
+
+    for (id, state) in [("p", 0), ("ours", 2)] {
+        let project = Project { org: "local".into(), id: id.into(), state, ..Project::default() };
+        assert!(store.create_project(project).await.unwrap());
+        let scope = Scope::new("local", id, "production").unwrap();
+        let task = DeployedTask {
+            id: TaskId { scope, name: "env.f".into(), version: "1".into() },
+            digest: "d".into(),
+            short_name: String::new(),
+            environment: String::new(),
+            entrypoint: false,
+            deployed_at: Time::from_micros(1),
+            deployed_by: Subject::default(),
+        };
+        store.put_task(task, Blob { digest: "d".into(), bytes: Bytes::new() }).await.unwrap();
+    }
+    ok(&store, create(&key("r"), "d")).await;
+    let used = |id: &'static str| {
+        let store = Arc::clone(&store);
+        async move { store.domain_use("local", id).await.unwrap() }
+    };
+    assert_eq!(used("development").await, DomainUse { runs: 1, tasks: 0 });
+    assert_eq!(used("production").await, DomainUse { runs: 0, tasks: 1 }, "the platform's own task does not count");
+    assert_eq!(used("a").await, DomainUse::default());
+    for used in ["development", "production", "nothere"] {
+        assert!(!store.delete_domain("local", used).await.unwrap(), "{used}");
+    }
+    assert!(store.delete_domain("local", "a").await.unwrap());
+    assert_eq!(store.domains("local").await.unwrap(), first[..2]);
+    assert!(!store.delete_domain("other", "a").await.unwrap(), "the last one stays");
+}
+
+async fn settings_keep_every_version(store: Handle) {
+    let level = |domain: &str, project: &str| SettingsKey {
+        org: "local".into(),
+        domain: domain.into(),
+        project: project.into(),
+    };
+    let version = |key: &SettingsKey, version: u64| SettingsVersion {
+        key: key.clone(),
+        version,
+        body: Bytes::from(format!("{key:?} {version}")),
+        edited_at: Time::from_micros(version as i64),
+        edited_by: Subject { id: "me".into(), ..Subject::default() },
+        request: format!("request {version}"),
+    };
+    let (org, domain, project) = (level("", ""), level("d", ""), level("d", "p"));
+    let elsewhere = [level("e", ""), level("d", "q"), level("e", "p"), SettingsKey { org: "o".into(), ..org.clone() }];
+    assert!(store.settings_at(&project).await.unwrap().is_empty());
+    assert!(!store.put_settings(version(&project, 2)).await.unwrap(), "numbers have no gaps");
+    for key in elsewhere.iter().chain([&project, &domain]) {
+        assert!(store.put_settings(version(key, 1)).await.unwrap());
+        assert!(!store.put_settings(version(key, 1)).await.unwrap(), "a version is never replaced");
+    }
+    assert_eq!(store.settings_at(&project).await.unwrap(), [version(&domain, 1), version(&project, 1)]);
+    assert!(store.put_settings(version(&org, 1)).await.unwrap());
+    assert!(store.put_settings(version(&domain, 2)).await.unwrap());
+    let all = [version(&org, 1), version(&domain, 2), version(&project, 1)];
+    assert_eq!(store.settings_at(&project).await.unwrap(), all, "widest first, the newest of each");
+    assert_eq!(store.settings_at(&domain).await.unwrap(), all[..2]);
+    assert_eq!(store.settings_at(&org).await.unwrap(), all[..1]);
+    let history = store.settings_history(&domain, 0, 10).await.unwrap();
+    assert_eq!(history, [version(&domain, 1), version(&domain, 2)]);
+    assert_eq!(store.settings_history(&domain, 1, 10).await.unwrap(), history[1..]);
+    assert_eq!(store.settings_history(&domain, 0, 1).await.unwrap(), history[..1]);
+    assert!(store.settings_history(&level("x", ""), 0, 10).await.unwrap().is_empty());
+
+    // Two edits of the same version at a time: one of them is told so.
+    let (one, two) = tokio::join!(store.put_settings(version(&org, 2)), store.put_settings(version(&org, 2)));
+    assert!(one.unwrap() ^ two.unwrap());
 }

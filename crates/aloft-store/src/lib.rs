@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use list::{Cursor, Direction, Field, Filter, ListQuery, Op, Page, SortBy};
-pub use records::{DeployedTask, Project, TaskId};
+pub use records::{DeployedTask, Domain, DomainUse, Project, SettingsKey, SettingsVersion, TaskId};
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -270,6 +270,41 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every project of an organisation, by identifier.
     async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError>;
+
+    /// Creates the first domains of an organisation; `false` if it has any.
+    async fn seed_domains(&self, org: &str, domains: Vec<Domain>) -> Result<bool, StoreError>;
+
+    /// Creates a domain; `false` if it exists already.
+    async fn create_domain(&self, domain: Domain) -> Result<bool, StoreError>;
+
+    /// Changes a domain's name; `false` if there is no such domain.
+    async fn rename_domain(&self, org: &str, id: &str, name: &str) -> Result<bool, StoreError>;
+
+    /// Deletes a domain; `false` if there is none, if it is in use, or if it is the last of its organisation.
+    async fn delete_domain(&self, org: &str, id: &str) -> Result<bool, StoreError>;
+
+    /// A domain.
+    async fn domain(&self, org: &str, id: &str) -> Result<Option<Domain>, StoreError>;
+
+    /// Every domain of an organisation, in the order of their creation.
+    async fn domains(&self, org: &str) -> Result<Vec<Domain>, StoreError>;
+
+    /// What there is in a domain.
+    async fn domain_use(&self, org: &str, id: &str) -> Result<DomainUse, StoreError>;
+
+    /// Adds a version of the settings of a level; `false` if its number does not follow the newest.
+    async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError>;
+
+    /// The newest settings of each level that counts at `key`, widest first. Levels that nobody has edited are left out.
+    async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError>;
+
+    /// Up to `limit` versions of one level after number `after`, oldest first.
+    async fn settings_history(
+        &self,
+        key: &SettingsKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<SettingsVersion>, StoreError>;
 }
 
 /// What a list covers. Empty project and domain mean all of the organisation.

@@ -21,7 +21,7 @@ use aloft_dataplane::{
     worker::{Parts, Worker},
 };
 use aloft_objects::{Keys, Objects};
-use aloft_plane::{AttemptId, LogStream, PlaneError};
+use aloft_plane::{AttemptId, LeasedAttempt, LogStream, PlaneError};
 use aloft_store::StoreError;
 use aloft_store_sqlite::SqliteStore;
 use clap::Args as ClapArgs;
@@ -48,6 +48,9 @@ const BUCKET: &str = "aloft-data";
 /// The project that the SDK's own configuration names.
 const FIRST_PROJECT: &str = "flytesnacks";
 
+/// The domain that the SDK's own configuration names.
+const USUAL_DOMAIN: &str = "development";
+
 /// Where the tasks of the platform itself are deployed (contract, 8.2).
 const SYSTEM_PROJECT: &str = "system";
 
@@ -68,6 +71,11 @@ pub(crate) struct Args {
     /// find Aloft again.
     #[arg(long, default_value_t = DEFAULT_PORT, env = "ALOFT_PORT")]
     port: u16,
+
+    /// A domain that every project has; repeat it for more. Only for a new data directory: later, domains are created and
+    /// deleted while Aloft runs [default: development, staging, production].
+    #[arg(long = "domain", value_name = "NAME", value_parser = domain_name)]
+    domains: Vec<String>,
 
     /// The Python interpreter that tasks run with. It must have `flyte` installed. By default the first on PATH that has,
     /// else one that `uv` makes.
@@ -90,6 +98,10 @@ pub(crate) struct Args {
     /// Start every task with an interpreter of its own, to compare with the warm start.
     #[arg(long, hide = true)]
     cold: bool,
+}
+
+fn domain_name(text: &str) -> Result<String, String> {
+    aloft_control::check_label("the name", text).map(|()| text.to_owned())
 }
 
 /// Runs until Ctrl-C or SIGTERM.
@@ -129,11 +141,14 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let dirs = AttemptDirs::new(dir.path());
     let logs = Arc::new(DevLogs(Logs::new(dirs.clone())));
     let plane = Arc::new(Data::new(objects.clone(), environments.clone(), logs, Arc::new(clock)));
-    let settings = Settings::local(url.clone());
+    let mut settings = Settings::local(url.clone());
+    if !args.domains.is_empty() {
+        settings.domains.clone_from(&args.domains);
+    }
     let signed_with = callback_key(&secret);
     let control =
         Control::new(Arc::new(store.clone()), plane, Arc::new(clock), settings, stopping.clone(), signed_with);
-    first_records(&control).await?;
+    let domain = first_records(&control, &args.domains).await?;
 
     // From here on there is something to end well.
     let signalled = signals();
@@ -151,12 +166,12 @@ async fn dev(args: Args) -> Result<(), Exit> {
     let sweeper = tokio::spawn(sweep(objects, stopping.clone()));
 
     let ended = match &args.write_config {
-        Some(path) => write_config(path, port),
+        Some(path) => write_config(path, port, &domain),
         None => Ok(()),
     };
     if ended.is_ok() {
         dir.write("endpoint", url.as_bytes(), 0o600)?;
-        banner(&url, &dir, &args);
+        banner(&url, &dir, &args, &domain);
         signalled.await;
         say("Stopping. Tasks that run keep running, and are found again at the next start.");
     }
@@ -191,11 +206,11 @@ fn start_worker(
 ) -> Result<Worker, Exit> {
     let program = std::env::current_exe().map_err(|e| Exit::other(format!("cannot find my own program: {e}")))?;
     let store = objects.clone();
-    let credentials = move |attempt: &AttemptId| match data::attempt_credentials(&store, attempt) {
+    let credentials = move |attempt: &LeasedAttempt| match data::attempt_credentials(&store, attempt) {
         Ok(pair) => (pair.access_key_id, pair.secret_access_key),
         Err(error) => {
             // The task fails on its first access, with the object store's own words.
-            tracing::error!(%error, %attempt, "no credentials for an attempt");
+            tracing::error!(%error, attempt = %attempt.lease.id, "no credentials for an attempt");
             (String::new(), String::new())
         }
     };
@@ -236,13 +251,21 @@ fn start_worker(
     }))
 }
 
-/// What every server has: the first project, and the platform's own tasks.
-async fn first_records(control: &Control) -> Result<(), Exit> {
-    for project in [FIRST_PROJECT, SYSTEM_PROJECT] {
-        control.ensure_project(project).await.map_err(|e| store_exit(&e))?;
+/// What every server has: domains, the first project, and the platform's own tasks. Returns the domain to begin with.
+async fn first_records(control: &Control, wanted: &[String]) -> Result<String, Exit> {
+    let domains = control.ensure_domains().await.map_err(|e| store_exit(&e))?;
+    if let Some(missing) = wanted.iter().find(|d| !domains.contains(d)) {
+        say(&format!(
+            "--domain {missing} is not made: the data directory has domains already ({}). Create it with DomainService.",
+            domains.join(", ")
+        ));
     }
+    control.ensure_project(FIRST_PROJECT).await.map_err(|e| store_exit(&e))?;
+    control.ensure_system_project(SYSTEM_PROJECT).await.map_err(|e| store_exit(&e))?;
     let (id, spec) = env::build_task(SYSTEM_PROJECT, "production");
-    control.deploy_system_task(id, spec).await.map_err(Exit::other)
+    control.deploy_system_task(id, spec).await.map_err(Exit::other)?;
+    let usual = domains.iter().find(|d| *d == USUAL_DOMAIN).or_else(|| domains.first());
+    Ok(usual.map_or_else(|| USUAL_DOMAIN.to_owned(), String::clone))
 }
 
 fn default_data_dir() -> Result<PathBuf, Exit> {
@@ -379,11 +402,11 @@ fn raise_file_limit() {
     }
 }
 
-fn config_yaml(port: u16) -> String {
+fn config_yaml(port: u16, domain: &str) -> String {
     format!(
         "# Points the flyte CLI and SDK at `aloft dev`.\n\
          admin:\n  endpoint: dns:///localhost:{port}\n  insecure: true\n\
-         task:\n  project: {FIRST_PROJECT}\n  domain: development\n\
+         task:\n  project: {FIRST_PROJECT}\n  domain: {domain}\n\
          image:\n  builder: remote\n"
     )
 }
@@ -393,8 +416,8 @@ fn cannot(verb: &str, path: &Path, error: &io::Error) -> Exit {
 }
 
 /// Writes the configuration, unless a different one is there.
-fn write_config(path: &Path, port: u16) -> Result<(), Exit> {
-    let text = config_yaml(port);
+fn write_config(path: &Path, port: u16, domain: &str) -> Result<(), Exit> {
+    let text = config_yaml(port, domain);
     match fs::read_to_string(path) {
         Ok(there) if there == text => return Ok(()),
         Ok(_) => {
@@ -418,7 +441,7 @@ fn write_config(path: &Path, port: u16) -> Result<(), Exit> {
     Ok(())
 }
 
-fn banner(url: &str, dir: &DataDir, args: &Args) {
+fn banner(url: &str, dir: &DataDir, args: &Args, domain: &str) {
     let port = url.rsplit(':').next().unwrap_or_default();
     say(&format!("Aloft {} listens on {url} (this machine only, no sign-in)", env!("CARGO_PKG_VERSION")));
     say(&format!("  pages     {url}/v2"));
@@ -432,7 +455,7 @@ fn banner(url: &str, dir: &DataDir, args: &Args) {
     } else {
         say(&format!(
             "  flyte     flyte create config --endpoint localhost:{port} --insecure --project {FIRST_PROJECT} \
-             --domain development --builder remote"
+             --domain {domain} --builder remote"
         ));
         say("            (or start with --write-config)");
     }
@@ -484,10 +507,10 @@ mod tests {
     fn a_configuration_is_written_once_and_never_over_another() {
         let dir = std::env::temp_dir().join(format!("aloft-config-{}", std::process::id()));
         let path = dir.join("a/config.yaml");
-        write_config(&path, 1).unwrap();
-        write_config(&path, 1).unwrap();
+        write_config(&path, 1, USUAL_DOMAIN).unwrap();
+        write_config(&path, 1, USUAL_DOMAIN).unwrap();
         let before = fs::read_to_string(&path).unwrap();
-        assert!(write_config(&path, 2).is_err());
+        assert!(write_config(&path, 2, USUAL_DOMAIN).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), before);
         fs::remove_dir_all(dir).unwrap();
     }

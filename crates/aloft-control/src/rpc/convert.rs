@@ -241,7 +241,7 @@ fn asks(template: &TaskTemplate) -> Asks {
     let amount = |name: ResourceName| {
         let entry = |entries: &[ResourceEntry]| entries.iter().find(|e| e.name == name).map(|e| e.value.clone());
         let text = entry(&resources.requests).or_else(|| entry(&resources.limits))?;
-        aloft_core::parse_quantity(&text)
+        aloft_plane::quantity::parse(&text)
     };
     let whole = |milli: Option<u128>| u64::try_from(milli.unwrap_or(0).div_ceil(1000)).unwrap_or(u64::MAX);
     Asks {

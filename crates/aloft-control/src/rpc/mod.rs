@@ -7,11 +7,14 @@ mod cache;
 mod condition;
 mod convert;
 mod data;
+mod domain;
 mod error;
 mod identity;
 mod list;
+mod place;
 mod project;
 mod run;
+mod settings;
 mod task;
 mod translator;
 mod watch;
@@ -137,6 +140,19 @@ pub fn router(control: &Control) -> Router {
             call "UpdateProject" => project::update,
             read "GetProject" => project::get,
             call "ListProjects" => project::list,
+        }
+        "org.DomainService" {
+            read "ListDomains" => domain::list,
+            read "GetDomain" => domain::get,
+            call "CreateDomain" => domain::create,
+            call "UpdateDomain" => domain::update,
+            call "DeleteDomain" => domain::delete,
+        }
+        "settings.SettingsService" {
+            read "GetSettings" => settings::get,
+            read "GetSettingsForEdit" => settings::get_for_edit,
+            traced "CreateSettings" => settings::create,
+            traced "UpdateSettings" => settings::update,
         }
         "dataproxy.DataProxyService" {
             call "CreateUploadLocation" => data::create_upload_location,

@@ -27,7 +27,7 @@ use connectrpc::RequestContext;
 use super::{
     convert::{self, Spec},
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
-    list, task,
+    list, settings, task,
 };
 use crate::{Control, names};
 
@@ -45,6 +45,7 @@ pub(super) async fn create_run(
     let spec = convert::spec(&task_spec)?;
     let mut run_spec = request.run_spec.into_option().unwrap_or_default();
     check_run_spec(control, &run, &run_spec)?;
+    let settings = settings::apply_to_run(control, &run, &mut run_spec, &task_spec).await?;
     check_code(control, &run.scope, &task_spec).await?;
 
     let start_time = request.run_start_time.as_option().or_else(|| run_spec.run_start_time.as_option());
@@ -71,7 +72,7 @@ pub(super) async fn create_run(
         queue: queue(&run_spec.queue, "")?,
     };
     let task_blob = spec.blob.clone();
-    let seed = root_seed(control, &run, spec, inputs, &info);
+    let seed = root_seed(control.run_base(&run, &run_spec), spec, inputs, &info);
     let taken = control.taken_over(&run, info.relation.as_ref(), &ActionName::root(), &seed).await.map_err(wire)?;
     let submission = Submission {
         run: run.clone(),
@@ -81,7 +82,7 @@ pub(super) async fn create_run(
             recovered: taken.recovered,
             traces: taken.traces,
         },
-        blobs: vec![task_blob, run_blob],
+        blobs: [task_blob, run_blob].into_iter().chain(settings).collect(),
     };
     submit(control, submission).await?;
     let (record, root) = find_run(control, &run).await?;
@@ -176,8 +177,7 @@ fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> 
         Some(Id::RunId(id)) => control.run_id(Some(id)),
         Some(Id::ProjectId(id)) => {
             let scope = control.project_scope(id)?;
-            let request_id = context.header("x-request-id").and_then(|v| v.to_str().ok()).filter(|v| is_uuid(v));
-            let name = match request_id {
+            let name = match request_id(context) {
                 // The SDK repeats a request under its identifier: the same name makes the repetition find the first run.
                 Some(id) => names::run_name_for(&scope.to_string(), id),
                 None => names::run_name(),
@@ -186,6 +186,11 @@ fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> 
         }
         None => Err(invalid("id: run_id or project_id is required")),
     }
+}
+
+/// What a request and its repetitions have in common, and no other request has.
+pub(super) fn request_id(context: &RequestContext) -> Option<&str> {
+    context.header("x-request-id").and_then(|v| v.to_str().ok()).filter(|v| is_uuid(v))
 }
 
 /// Whether a request identifier is unique by construction. In tasks it is a few random letters, which may repeat.
@@ -302,39 +307,18 @@ fn with_defaults(mut inputs: Inputs, spec: &TaskSpec) -> Answer<Inputs> {
     Ok(inputs)
 }
 
-fn root_seed(control: &Control, run: &RunKey, spec: Spec, inputs: StoredInputs, info: &RunInfo) -> Seed {
+fn root_seed(run_output_base: String, spec: Spec, inputs: StoredInputs, info: &RunInfo) -> Seed {
     let key = spec.cache.as_ref().map(|c| c.key(&spec.task.name, &inputs.hash)).unwrap_or_default();
     Seed::Task(TaskSeed {
         task: spec.task,
         policy: spec.policy,
         input_uri: inputs.uri,
-        run_output_base: control.data().run_base(run),
+        run_output_base,
         // Without a hash nothing is known of the inputs, so nothing can be identical.
         cache: spec.cache.filter(|_| !inputs.hash.is_empty()).map(|cached| cache_plan(info, cached, key)),
         queue: info.queue.clone(),
         asks: spec.asks,
     })
-}
-
-impl Control {
-    /// Refuses a project that does not exist and a domain it does not have.
-    pub(super) async fn check_place(&self, scope: &Scope) -> Answer<()> {
-        if !self.settings().domains.iter().any(|(id, _)| *id == scope.domain) {
-            let known: Vec<_> = self.settings().domains.iter().map(|(id, _)| id.as_str()).collect();
-            return Err(not_found(format!(
-                "domain {} does not exist; the domains are {}",
-                scope.domain,
-                known.join(", ")
-            )));
-        }
-        if self.store().project(&scope.org, &scope.project).await.map_err(wire)?.is_none() {
-            return Err(not_found(format!(
-                "project {0} does not exist; create it with `flyte create project {0} --name {0}`",
-                scope.project
-            )));
-        }
-        Ok(())
-    }
 }
 
 fn no_run(run: &RunKey) -> connectrpc::ConnectError {

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aloft_flyteidl2::flyteidl2::core::{KeyValuePair, TaskTemplate};
-use aloft_plane::{AttemptId, LeasedAttempt};
+use aloft_plane::LeasedAttempt;
 
 use crate::seam::PyEnv;
 
 /// The access key and secret key of one attempt for the object store.
-pub type Credentials = Arc<dyn Fn(&AttemptId) -> (String, String) + Send + Sync>;
+pub type Credentials = Arc<dyn Fn(&LeasedAttempt) -> (String, String) + Send + Sync>;
 
 /// How tasks reach Aloft.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ pub(super) fn environment(
     set("_U_EP_OVERRIDE", &endpoints.api);
     set("_U_INSECURE", "true");
     set("_U_USE_ACTIONS", "1");
-    let (access_key, secret_key) = (endpoints.credentials)(&attempt.lease.id);
+    let (access_key, secret_key) = (endpoints.credentials)(attempt);
     set("FLYTE_AWS_ENDPOINT", &endpoints.s3);
     set("FLYTE_AWS_ACCESS_KEY_ID", &access_key);
     set("FLYTE_AWS_SECRET_ACCESS_KEY", &secret_key);
@@ -105,6 +105,7 @@ pub(super) fn environment(
         // There is no instance to ask; asking costs a task seconds.
         set("AWS_EC2_METADATA_DISABLED", "true");
     }
+    vars.extend(attempt.default_envs.iter().cloned());
     vars.extend(declared.iter().map(|pair| (pair.key.clone(), pair.value.clone())));
     vars.extend(attempt.envs.iter().cloned());
     vars.extend(identity(attempt, template));
@@ -167,6 +168,8 @@ mod tests {
             _ => None,
         });
         let mut a = attempt("r1", "abc", 3);
+        let default = |name: &str| (name.to_owned(), "settings".to_owned());
+        a.default_envs = vec![default("A"), default("B"), default("C"), default("ACTION_NAME")];
         a.envs = vec![("B".to_owned(), "run".to_owned()), ("RUN_NAME".to_owned(), "forged".to_owned())];
         let declared = [pair("A", "task"), pair("B", "task"), pair("_U_EP_OVERRIDE", "elsewhere:1"), pair("X=Y", "no")];
         let vars: BTreeMap<_, _> =
@@ -177,6 +180,7 @@ mod tests {
         for (name, want) in [
             ("A", Some("task")),
             ("B", Some("run")),
+            ("C", Some("settings")),
             ("RUN_NAME", Some("r1")),
             ("ACTION_NAME", Some("abc")),
             ("FLYTE_ATTEMPT_NUMBER", Some("2")),

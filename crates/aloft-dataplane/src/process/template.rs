@@ -14,18 +14,14 @@ pub struct Vars<'a>(pub &'a LeasedAttempt);
 impl Vars<'_> {
     /// The value of placeholder `name` (lower case, without its dot), if it is one that the contract knows.
     fn get(&self, name: &str) -> Option<String> {
-        let LeasedAttempt { lease, input_uri, output_prefix, raw_data_prefix, previous_prefix, .. } = self.0;
+        let LeasedAttempt { lease, input_uri, output_prefix, previous_prefix, .. } = self.0;
         let id = &lease.id;
         let scope = &id.run.scope;
         Some(match name {
             "input" => input_uri.clone(),
             "inputprefix" => input_uri.strip_suffix(INPUTS).unwrap_or(input_uri).trim_end_matches('/').to_owned(),
             "outputprefix" => output_prefix.clone(),
-            "rawoutputdataprefix" if raw_data_prefix.is_empty() => output_prefix.clone(),
-            // A prefix that the user names is shared by all actions of the run, so each attempt gets its own part of it.
-            "rawoutputdataprefix" => {
-                format!("{}/{}/{}/{}", raw_data_prefix.trim_end_matches('/'), id.run.name, id.action, id.attempt)
-            }
+            "rawoutputdataprefix" => self.0.raw_prefix(),
             "checkpointoutputprefix" => checkpoint::uri(output_prefix),
             "prevcheckpointprefix" if previous_prefix.is_empty() => String::new(),
             "prevcheckpointprefix" => checkpoint::uri(previous_prefix),

@@ -21,7 +21,9 @@ pub(crate) fn attempt(run: &str, action: &str, number: u32) -> LeasedAttempt {
         run_base: format!("s3://b/p/{run}"),
         raw_data_prefix: String::new(),
         previous_prefix: String::new(),
+        default_envs: Vec::new(),
         envs: Vec::new(),
+        resource_defaults: Default::default(),
         // 2026-01-31T09:30:00.25Z
         run_start_time: Time::from_micros(1_769_851_800_250_000),
     }
@@ -31,7 +33,10 @@ pub(crate) fn endpoints() -> Endpoints {
     Endpoints {
         api: "localhost:30080".to_owned(),
         s3: "http://localhost:30080".to_owned(),
-        credentials: Arc::new(|id| (format!("key-{}-{}-{}", id.run.name, id.action, id.attempt), "hush".to_owned())),
+        credentials: Arc::new(|attempt| {
+            let id = &attempt.lease.id;
+            (format!("key-{}-{}-{}", id.run.name, id.action, id.attempt), "hush".to_owned())
+        }),
         export_aws: true,
     }
 }

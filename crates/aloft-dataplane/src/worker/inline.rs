@@ -57,8 +57,6 @@ pub(super) enum Event {
 pub(super) struct Asleep {
     lease: LeaseRef,
     until: Instant,
-    /// What it writes when it wakes.
-    outputs: Option<Bytes>,
 }
 
 /// The inline attempts that are here.
@@ -94,10 +92,8 @@ struct Held {
 enum State {
     /// Its work is being read.
     Beginning,
-    Asleep {
-        wake: (Instant, u64),
-        outputs: Option<Bytes>,
-    },
+    /// It wakes then.
+    Asleep((Instant, u64)),
     /// Its end is being reported.
     Ending,
 }
@@ -106,7 +102,7 @@ enum State {
 struct Ending {
     lease: LeaseRef,
     output_prefix: String,
-    outputs: Option<Bytes>,
+    outputs: Bytes,
 }
 
 impl Host {
@@ -174,8 +170,7 @@ impl Host {
             match self.journal.recall(&attempt.lease) {
                 Some(entry) => {
                     if self.insert(&attempt) {
-                        let outputs = entry.writes.then(Bytes::new);
-                        self.keep(Asleep { lease: attempt.lease, until: now + entry.remaining(wall), outputs });
+                        self.keep(Asleep { lease: attempt.lease, until: now + entry.remaining(wall) });
                     }
                 }
                 None => fresh.push((kind, attempt)),
@@ -217,7 +212,7 @@ impl Host {
 
     fn remove(&mut self, action: &ActionKey) {
         let Some(held) = self.here.remove(action) else { return };
-        if let State::Asleep { wake, .. } = held.state {
+        if let State::Asleep(wake) = held.state {
             self.wakes.remove(&wake);
         }
         if let Some(parent) = held.parent
@@ -238,7 +233,7 @@ impl Host {
             match event {
                 Event::Asleep(asleep) => {
                     let left = asleep.until.saturating_duration_since(now);
-                    let entry = Entry::new(&asleep.lease, wall, left, asleep.outputs.is_some());
+                    let entry = Entry::new(&asleep.lease, wall, left);
                     if self.keep(asleep) {
                         entries.push(entry);
                     }
@@ -253,12 +248,12 @@ impl Host {
     }
 
     /// Lets an attempt sleep; false if it was stopped while it began.
-    fn keep(&mut self, Asleep { lease, until, outputs }: Asleep) -> bool {
+    fn keep(&mut self, Asleep { lease, until }: Asleep) -> bool {
         let action = key(&lease.id);
         let Some(held) = self.here.get_mut(&action).filter(|held| held.lease == lease) else { return false };
         let wake = (until, self.next);
         self.next += 1;
-        held.state = State::Asleep { wake, outputs };
+        held.state = State::Asleep(wake);
         self.wakes.insert(wake, action);
         true
     }
@@ -271,8 +266,7 @@ impl Host {
             .iter()
             .filter_map(|((at, _), action)| {
                 let held = self.here.get(action)?;
-                let writes = matches!(&held.state, State::Asleep { outputs: Some(_), .. });
-                Some(Entry::new(&held.lease, wall, at.saturating_duration_since(now), writes))
+                Some(Entry::new(&held.lease, wall, at.saturating_duration_since(now)))
             })
             .collect();
         self.journal.rewrite(&entries);
@@ -290,9 +284,10 @@ impl Host {
         while let Some(first) = self.wakes.first_entry().filter(|first| first.key().0 <= now) {
             let action = first.remove();
             let Some(held) = self.here.get_mut(&action) else { continue };
-            if let State::Asleep { outputs, .. } = std::mem::replace(&mut held.state, State::Ending) {
-                batch.push(Ending { lease: held.lease.clone(), output_prefix: held.output_prefix.clone(), outputs });
-            }
+            held.state = State::Ending;
+            // Who sleeps gives nothing back, which is an empty message.
+            let output_prefix = held.output_prefix.clone();
+            batch.push(Ending { lease: held.lease.clone(), output_prefix, outputs: Bytes::new() });
         }
         if !batch.is_empty() {
             let hands = self.hands.clone();
@@ -327,14 +322,13 @@ impl Hands {
                 return self.report_end(lease, AttemptOutcome::Failed(error, OutputRefs::default())).await;
             }
         };
-        let outputs = outputs.map(|outputs| Bytes::from(outputs.encode_to_vec()));
         if sleep.is_zero() {
-            return self.end(Ending { lease, output_prefix, outputs }).await;
+            return self.end(Ending { lease, output_prefix, outputs: outputs.encode_to_vec().into() }).await;
         }
         drop(room);
         let until = Instant::now() + sleep;
         match report::send(&*self.parts.control, &lease, Progress::Running, None, &self.stop).await {
-            report::Sent::Taken => Some(Event::Asleep(Asleep { lease, until, outputs })),
+            report::Sent::Taken => Some(Event::Asleep(Asleep { lease, until })),
             report::Sent::Refused => Some(Event::Gone(lease.id)),
             report::Sent::Stopped => None,
         }
@@ -342,18 +336,13 @@ impl Hands {
 
     /// Writes what an attempt gives back and reports its end. `None` if the worker stops first.
     async fn end(&self, Ending { lease, output_prefix, outputs }: Ending) -> Option<Event> {
-        let mut refs = OutputRefs::default();
-        let mut written = Ok(());
-        if let Some(bytes) = outputs {
-            let uri = format!("{}/outputs.pb", output_prefix.trim_end_matches('/'));
-            let put = || async { answered(self.parts.results.put(&uri, bytes.clone()).await) };
-            written = self.until_answered(put).await?;
-            refs.output_uri = output_prefix;
-        }
+        let uri = format!("{}/outputs.pb", output_prefix.trim_end_matches('/'));
+        let put = || async { answered(self.parts.results.put(&uri, outputs.clone()).await) };
+        let written = self.until_answered(put).await?;
         let outcome = match written {
-            Ok(()) => AttemptOutcome::Succeeded(refs),
+            Ok(()) => AttemptOutcome::Succeeded(OutputRefs { output_uri: output_prefix, report_uri: String::new() }),
             Err(e) => {
-                let message = format!("Its outputs cannot be written below {}: {e}.", refs.output_uri);
+                let message = format!("Its outputs cannot be written to {uri}: {e}.");
                 let error = TaskError::new("OutputsNotWritten", message, ErrorKind::System, true);
                 AttemptOutcome::Failed(error, OutputRefs::default())
             }

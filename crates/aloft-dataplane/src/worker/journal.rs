@@ -34,12 +34,10 @@ pub(super) struct Entry {
     from_us: i64,
     /// How long it had to sleep then.
     length_us: u64,
-    /// Whether it writes outputs when it wakes.
-    pub(super) writes: bool,
 }
 
 impl Entry {
-    pub(super) fn new(lease: &LeaseRef, from_us: i64, length: Duration, writes: bool) -> Self {
+    pub(super) fn new(lease: &LeaseRef, from_us: i64, length: Duration) -> Self {
         let LeaseRef { id: AttemptId { run, action, attempt }, token } = lease;
         Self {
             scope: run.scope.clone(),
@@ -49,7 +47,6 @@ impl Entry {
             token: *token,
             from_us,
             length_us: u64::try_from(length.as_micros()).unwrap_or(u64::MAX),
-            writes,
         }
     }
 
@@ -165,7 +162,7 @@ mod tests {
     }
 
     fn entry(action: &str, token: u64) -> Entry {
-        Entry::new(&lease(action, token), 1_000_000, Duration::from_secs(10), false)
+        Entry::new(&lease(action, token), 1_000_000, Duration::from_secs(10))
     }
 
     #[test]

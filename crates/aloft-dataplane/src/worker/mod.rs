@@ -267,7 +267,10 @@ impl Loop {
         // A specification that cannot be read is refused when it is started.
         let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
         match target(&spec.task_template) {
-            Ok(target) => needs(&target.container, &spec.task_template.extended_resources, &self.parts.machine),
+            Ok(target) => {
+                let extended = &spec.task_template.extended_resources;
+                needs(&target.container, extended, &attempt.resource_defaults, &self.parts.machine)
+            }
             Err(_) => Ok(nothing()),
         }
     }
@@ -480,7 +483,9 @@ fn orphan(lease: LeaseRef) -> LeasedAttempt {
         run_base: String::new(),
         raw_data_prefix: String::new(),
         previous_prefix: String::new(),
+        default_envs: Vec::new(),
         envs: Vec::new(),
+        resource_defaults: Default::default(),
         run_start_time: aloft_core::Time::default(),
     }
 }

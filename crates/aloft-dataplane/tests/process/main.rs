@@ -133,7 +133,9 @@ impl Bench {
             run_base: base,
             raw_data_prefix: String::new(),
             previous_prefix: String::new(),
+            default_envs: Vec::new(),
             envs: Vec::new(),
+            resource_defaults: Default::default(),
             run_start_time: Time::from_micros(0),
         }
     }

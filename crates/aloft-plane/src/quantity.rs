@@ -1,7 +1,8 @@
-//! Amounts of resources, as Kubernetes writes them.
+//! Amounts of resources as Kubernetes writes them (`2`, `500m`, `1.5Gi`, `1e3`). Both planes read them: what an administrator
+//! sets is checked where it is edited, and what a task asks for is counted where it runs.
 
-/// A Kubernetes quantity (`2`, `500m`, `1.5Gi`, `1e3`) in thousandths; `None` if it is no amount.
-pub fn parse_quantity(text: &str) -> Option<u128> {
+/// `text` in thousandths of its unit; `None` if it is no amount.
+pub fn parse(text: &str) -> Option<u128> {
     let text = text.trim();
     let digits_end = text
         .char_indices()
@@ -49,12 +50,18 @@ mod tests {
             ("1Ki", Some(1_024_000)),
             ("1k", Some(1_000_000)),
             ("1e3", Some(1_000_000)),
-            ("-1", None),
-            ("many", None),
+            ("1E3", Some(1_000_000)),
+            ("2E", Some(2_000_000_000_000_000_000_000)),
+            (" 1Gi ", Some(1_073_741_824_000)),
+            ("0", Some(0)),
             ("", None),
+            ("-1", None),
+            ("much", None),
+            ("1 Gi", None),
+            ("1Gib", None),
         ];
-        for (text, expected) in table {
-            assert_eq!(parse_quantity(text), expected, "{text}");
+        for (text, want) in table {
+            assert_eq!(parse(text), want, "{text:?}");
         }
     }
 }
