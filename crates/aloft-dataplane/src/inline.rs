@@ -5,7 +5,7 @@
 //! | `core-sleep` | sleeps as long as its one input says (the function it was declared with is never called) |
 //! | `echo` | gives its inputs back as its outputs |
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use aloft_core::{ErrorKind, TaskError};
 use aloft_flyteidl2::flyteidl2::{
@@ -104,20 +104,20 @@ fn primitive(literal: &Literal) -> Option<&primitive::Value> {
     }
 }
 
-/// Each declared output with the input of its name, or else the one in its place: the SDK calls outputs `o0`, `o1`.
+/// Each declared output with the input of its name, or else the one in its place. The SDK calls outputs `o0`, `o1`, and
+/// writes inputs in the order of the function's parameters; the interface has both sorted by name.
 fn echoed(name: &str, template: &TaskTemplate, inputs: &Inputs) -> Result<Outputs, TaskError> {
-    let given: HashMap<&str, &NamedLiteral> = inputs.literals.iter().map(|l| (l.name.as_str(), l)).collect();
-    let declared = &template.interface.inputs.variables;
-    let literals = template.interface.outputs.variables.iter().enumerate().map(|(place, output)| {
-        let in_place = || declared.get(place).and_then(|input| given.get(input.key.as_str()));
-        let source = given.get(output.key.as_str()).or_else(in_place).ok_or_else(|| {
+    let given = &inputs.literals;
+    let declared = &template.interface.outputs.variables;
+    let literals = declared.iter().enumerate().map(|(at, output)| {
+        let place = output.key.strip_prefix('o').and_then(|number| number.parse().ok()).unwrap_or(at);
+        let source = given.iter().find(|input| input.name == output.key).or_else(|| given.get(place)).ok_or_else(|| {
             refused(format!(
-                "Task {name} gives its inputs back, but no input stands for its output {}: it declares {} inputs and {} \
-                 outputs, and was given {}. Declare as many outputs as inputs, in the same order.",
+                "Task {name} gives its inputs back, but none stands for its output {}: it declares {} outputs and was \
+                 given {} inputs. Declare as many outputs as inputs, in the same order.",
                 output.key,
                 declared.len(),
-                template.interface.outputs.variables.len(),
-                inputs.literals.len()
+                given.len()
             ))
         })?;
         Ok(NamedLiteral { name: output.key.clone(), value: source.value.clone(), ..NamedLiteral::default() })
@@ -214,7 +214,9 @@ mod tests {
         };
         let values =
             |outputs: &[&str]| -> Vec<_> { echo(outputs).unwrap().outputs.literals.iter().map(value).collect() };
-        assert_eq!(values(&["o0", "o1"]), [("o0".to_owned(), 1), ("o1".to_owned(), 2)]);
+        // `b` is the first parameter.
+        assert_eq!(values(&["o0", "o1"]), [("o0".to_owned(), 2), ("o1".to_owned(), 1)]);
+        assert_eq!(values(&["o1"]), [("o1".to_owned(), 1)]);
         assert_eq!(values(&["b", "a"]), [("b".to_owned(), 2), ("a".to_owned(), 1)]);
         assert_eq!(values(&[]), []);
         let error = echo(&["o0", "o1", "o2"]).unwrap_err();

@@ -222,21 +222,24 @@ pub trait DataPlane: Send + Sync {
         request: CreateUploadLocationRequest,
     ) -> Result<CreateUploadLocationResponse, PlaneError>;
 
-    /// Stores inputs once, by their content, and names them by their hash without `ignored` variables.
+    /// Stores inputs once, by their content, and names them by their hash without `ignored` variables. They go below
+    /// `base`, or to a place of the data plane's choice if that is empty.
     async fn upload_inputs(
         &self,
         scope: &Scope,
+        base: &str,
         inputs: Inputs,
         ignored: &[String],
     ) -> Result<OffloadedInputData, PlaneError>;
 
-    /// Reads inputs and outputs; what does not exist is empty.
+    /// Reads inputs and outputs: none for an empty URI, `None` for an object that does not exist. One that is larger than
+    /// can be shown is [`PlaneError::Exhausted`] with its URI.
     async fn read_data(
         &self,
         scope: &Scope,
         inputs_uri: &str,
         outputs_uri: &str,
-    ) -> Result<(Inputs, Outputs), PlaneError>;
+    ) -> Result<(Option<Inputs>, Option<Outputs>), PlaneError>;
 
     /// Which of `uris` do not exist.
     async fn missing(&self, scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError>;

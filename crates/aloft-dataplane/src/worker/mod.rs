@@ -31,7 +31,7 @@ use self::{
 use crate::{
     admission::{self, Item, State},
     inline::Inline,
-    needs::{Machine, Needs, needs},
+    needs::{Machine, Needs, UNSATISFIABLE, needs},
     process::{ProcessExecutor, Recovery, recover},
     seam::{Environments, NativeTask, ResultStore},
     target::target,
@@ -256,6 +256,10 @@ impl Loop {
                 let (go, admitted) = oneshot::channel();
                 self.insert(attempt, needs, State::Waiting, Begin::Admitted(admitted), Some(go));
             }
+            // Whoever says how long to wait wants to hear that it was in vain, and may have something else to try then.
+            Err(error) if error.code == UNSATISFIABLE && waits_for_needs(&attempt) => {
+                self.insert(attempt, nothing(), State::Running, Begin::Waits(error.message), None);
+            }
             Err(error) => {
                 let outcome = AttemptOutcome::Failed(error, OutputRefs::default());
                 self.insert(attempt, nothing(), State::Running, Begin::Refused(outcome), None);
@@ -463,6 +467,12 @@ async fn reached(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether the task of `attempt` says how long it may wait for what it needs.
+fn waits_for_needs(attempt: &LeasedAttempt) -> bool {
+    let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
+    spec.task_template.metadata.timeouts.queued_timeout.is_set()
 }
 
 /// What counts nothing: it has no process, or is about to have none.

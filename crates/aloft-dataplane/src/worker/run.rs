@@ -46,6 +46,8 @@ pub(super) enum Begin {
     Recovered(Recovery),
     /// It cannot run here.
     Refused(AttemptOutcome),
+    /// It cannot run here, for this reason, and waits until its time limit ends it.
+    Waits(String),
 }
 
 /// Why the life of an attempt on this machine is at its end.
@@ -95,6 +97,12 @@ impl Attempt {
     async fn live(&self, begin: Begin) -> End {
         match begin {
             Begin::Refused(outcome) => self.refused(outcome).await,
+            Begin::Waits(reason) => {
+                self.reporter.progress(Progress::Waiting { reason });
+                match self.unless_stopped(std::future::pending::<std::convert::Infallible>()).await {
+                    Err(end) => end,
+                }
+            }
             Begin::Admitted(go) => tokio::select! {
                 admitted = go => match admitted {
                     Ok(()) => self.start().await,

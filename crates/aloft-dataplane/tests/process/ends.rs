@@ -2,13 +2,21 @@
 
 use std::{borrow::Cow, fs, io, path::PathBuf, time::Duration};
 
-use aloft_core::AttemptOutcome;
+use aloft_core::{AttemptOutcome, Progress};
 use aloft_dataplane::{
     process::{Exit, Results, Running, judge},
     target::Target,
 };
-use aloft_flyteidl2::flyteidl2::core::Container;
+use aloft_flyteidl2::flyteidl2::{
+    core::{
+        Container, Resources, TaskMetadata, TaskTemplate, TimeoutStrategy,
+        resources::{ResourceEntry, ResourceName},
+    },
+    task::TaskSpec,
+};
 use aloft_plane::LeasedAttempt;
+use buffa::Message;
+use buffa_types::google::protobuf::Duration as WireDuration;
 use libtest_mimic::Trial;
 use tokio::time::Instant;
 
@@ -31,6 +39,7 @@ pub(crate) fn trials(out: &mut Vec<Trial>) {
         ]);
     }
     out.push(trial("an_attempt_goes_on_from_the_newest_checkpoint", checkpoints));
+    out.push(trial("what_can_never_run_waits_if_it_says_how_long", waits));
 }
 
 /// Finishes its work and its helper's after SIGTERM, longer than the executor's own second of grace.
@@ -150,7 +159,7 @@ async fn checkpoints() {
             "import os; os.makedirs({out:?}); open({out:?} + '/outputs.pb', 'w').write('{{{{.prevCheckpointPrefix}}}}')",
             out = attempt.output_prefix
         );
-        attempt.task_spec = buffa::Message::encode_to_vec(&spec("python", &["a0", &code])).into();
+        attempt.task_spec = spec("python", &["a0", &code]).encode_to_vec().into();
         plane.enqueue(attempt.clone());
         assert_eq!(worker::code_of(&worker::ended(&plane, &attempt).await), "ok");
         let said = fs::read_to_string(format!("{}/outputs.pb", attempt.output_prefix)).unwrap();
@@ -168,5 +177,27 @@ async fn checkpoints() {
     wrote("both", 1);
     wrote("both", 2);
     assert_eq!(previous("both", 3).await, "2/_flytecheckpoints");
+    worker.stop().await;
+}
+
+/// A task that asks for a GPU and says how long it may wait is left waiting: its time limit ends it.
+async fn waits() {
+    let (bench, plane) = (Bench::new(), std::sync::Arc::<Plane>::default());
+    let worker = worker::worker(&bench, &plane);
+    let gpu = ResourceEntry { name: ResourceName::GPU.into(), value: "1".to_owned(), ..ResourceEntry::default() };
+    let resources = Resources { requests: vec![gpu], ..Resources::default() };
+    let container = Container { resources: resources.into(), ..Container::default() };
+    let minute = WireDuration { seconds: 60, ..WireDuration::default() };
+    let timeouts = TimeoutStrategy { queued_timeout: minute.into(), ..TimeoutStrategy::default() };
+    let metadata = TaskMetadata { timeouts: timeouts.into(), ..TaskMetadata::default() };
+    let template = TaskTemplate { metadata: metadata.into(), target: container.into(), ..TaskTemplate::default() };
+    let mut attempt = bench.attempt("gpu", &[]);
+    attempt.task_spec = TaskSpec { task_template: template.into(), ..TaskSpec::default() }.encode_to_vec().into();
+    plane.enqueue(attempt.clone());
+    let waits = |p: &Progress| matches!(p, Progress::Waiting { reason } if reason.contains("GPU"));
+    until("it is said to wait", || plane.reports(&attempt.lease.id).iter().any(waits)).await;
+    plane.revoke(&attempt.lease.id);
+    until("it is gone", || worker.status().borrow().running == 0).await;
+    assert_eq!(plane.outcome(&attempt.lease.id), None);
     worker.stop().await;
 }
