@@ -9,6 +9,7 @@ mod dispatch;
 mod hold;
 mod lookup;
 mod names;
+mod queues;
 mod reconcile;
 mod recover;
 mod rpc;

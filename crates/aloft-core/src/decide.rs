@@ -6,7 +6,7 @@ mod lookup;
 mod signal;
 
 use crate::{
-    ActionName, ActionState, CacheView, Command, EndedBelow, EndedBy, Event, Phase, QueueLoad, Refusal, Reply, Time,
+    ActionName, ActionState, CacheView, Command, EndedBelow, EndedBy, Event, Phase, QueueRoom, Refusal, Reply, Time,
     action,
 };
 
@@ -22,10 +22,10 @@ pub trait View {
     fn cache(&self, state: &ActionState) -> CacheView;
 
     /// The queue called `name` and what it holds; `None` if there is no such queue.
-    fn queue(&self, name: &str) -> Option<QueueLoad>;
+    fn queue(&self, name: &str) -> Option<QueueRoom>;
 
     /// The depth of the run's project and domain and what they hold, where somebody set one.
-    fn places(&self) -> Vec<QueueLoad>;
+    fn places(&self) -> Vec<QueueRoom>;
 }
 
 /// The events that carry a command out, in order, and its answer.

@@ -42,7 +42,7 @@ pub use event::{Event, apply};
 pub use id::{ActionName, BadName, LeaseToken, RunKey, Scope, WorkerId};
 pub use phase::Phase;
 pub use queue::{
-    DEFAULT_DEPTH, DEFAULT_QUEUE, Fairness, Priority, QueueLimits, QueueLoad, QueueSpec, QueueState, ResourceCaps,
+    DEFAULT_DEPTH, DEFAULT_QUEUE, Fairness, Priority, QueueLimits, QueueRoom, QueueSpec, QueueState, ResourceCaps,
     check_queue_name,
 };
 pub use retry::{Backoff, MAX_SYSTEM_FAILURES};

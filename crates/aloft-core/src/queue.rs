@@ -101,7 +101,7 @@ pub fn check_queue_name(name: &str) -> Result<(), BadName> {
 
 /// What a queue, or a project, may hold and holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct QueueLoad {
+pub struct QueueRoom {
     /// What it is called in a sentence, such as `queue bulk` or `project demo`.
     pub name: String,
     /// Why it takes no new work, in a word; `None` if it does.
@@ -114,7 +114,7 @@ pub struct QueueLoad {
     pub running: u64,
 }
 
-impl QueueLoad {
+impl QueueRoom {
     /// Actions that wait or run.
     pub fn held(&self) -> u64 {
         self.waiting + self.running

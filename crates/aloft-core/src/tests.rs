@@ -13,7 +13,7 @@ struct World {
     log: Vec<(Time, Event)>,
     entry: Option<CacheEntry>,
     holder: Option<Reservation>,
-    queues: BTreeMap<String, QueueLoad>,
+    queues: BTreeMap<String, QueueRoom>,
 }
 
 impl View for World {
@@ -32,11 +32,11 @@ impl View for World {
         CacheView { entry: self.entry.clone(), holder: self.holder.clone(), me }
     }
 
-    fn queue(&self, name: &str) -> Option<QueueLoad> {
+    fn queue(&self, name: &str) -> Option<QueueRoom> {
         self.queues.get(name).cloned()
     }
 
-    fn places(&self) -> Vec<QueueLoad> {
+    fn places(&self) -> Vec<QueueRoom> {
         Vec::new()
     }
 }
@@ -570,13 +570,25 @@ fn queues_refuse_what_they_cannot_hold() {
         enqueue(1, 0, Seed::Task(task))
     };
     assert_eq!(world.submit(&queued("q"), t), Err(Refusal::NoSuchQueue("q".into())));
-    let load = QueueLoad { name: "queue q".into(), depth: Some(2), waiting: 1, running: 1, closed: None };
+    let load = QueueRoom { name: "queue q".into(), depth: Some(2), waiting: 1, running: 1, closed: None };
     world.queues.insert("q".into(), load.clone());
     assert_eq!(world.submit(&queued("q"), t), Err(Refusal::Full { what: "queue q".into(), depth: 2 }));
-    world.queues.insert("q".into(), QueueLoad { closed: Some("draining"), ..load.clone() });
+    world.queues.insert("q".into(), QueueRoom { closed: Some("draining"), ..load.clone() });
     assert!(matches!(world.submit(&queued("q"), t), Err(Refusal::QueueClosed { .. })));
-    world.queues.insert("q".into(), QueueLoad { waiting: 0, ..load.clone() });
+    world.queues.insert("q".into(), QueueRoom { waiting: 0, ..load.clone() });
     assert_eq!(world.submit(&queued("q"), t), Ok(Reply::Done));
+    // What works in a draining queue may finish there, with what it starts; not in a deleted one.
+    let child = |closed| {
+        let mut world = World::default();
+        let Seed::Task(mut task) = seed(0) else { unreachable!() };
+        task.queue = "q".into();
+        world.queues.insert("q".into(), QueueRoom::default());
+        world.submit(&create_with(Seed::Task(task)), t).unwrap();
+        world.queues.insert("q".into(), QueueRoom { closed: Some(closed), ..QueueRoom::default() });
+        world.submit(&queued("q"), t)
+    };
+    assert_eq!(child("draining"), Ok(Reply::Done));
+    assert!(matches!(child("deleted"), Err(Refusal::QueueClosed { .. })));
     // What is there already is found again, however full the queue is.
     world.queues.insert("q".into(), load);
     assert_eq!(world.submit(&queued("q"), t), Ok(Reply::Unchanged));

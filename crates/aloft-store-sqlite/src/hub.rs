@@ -32,6 +32,11 @@ impl Hub {
         self.feed.subscribe()
     }
 
+    /// Wakes those who watch the feed, though no log has grown.
+    pub(crate) fn wake(&self) {
+        self.feed.send_modify(|_| {});
+    }
+
     pub(crate) fn publish(&self, runs: HashMap<RunKey, u64>, pos: Option<u64>) {
         {
             let mut watched = self.runs.lock();

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use aloft_core::{
-    ActionName, Asks, Candidate, EndedBelow, Group, Lane, Load, Offer, Phase, QueueLoad, QueueSpec, RunKey, Scope,
-    Time, WaitingRun,
+    ActionName, Asks, Candidate, EndedBelow, Group, Lane, Load, Offer, Phase, QueueLimits, QueueRoom, QueueSpec,
+    QueueState, ResourceCaps, RunKey, Scope, Time, WaitingRun,
 };
 use aloft_store::{OfferPlace, Offered};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::{
     error::from_sqlite,
+    queues,
     read::{Result, action_name, get, next, rows, run_key},
 };
 
@@ -187,25 +188,25 @@ fn place_in_flight(db: &Connection, scope: &Scope, domain: &str) -> Result<Load>
 }
 
 /// What a queue holds, counted no further than its depth. `None` if there is no such queue.
-pub(crate) fn queue_load(db: &Connection, org: &str, name: &str) -> Result<Option<QueueLoad>> {
+pub(crate) fn queue_room(db: &Connection, org: &str, name: &str) -> Result<Option<QueueRoom>> {
     let Some((spec, closed)) = queue_spec(db, org, name)? else { return Ok(None) };
     let depth = Some(spec.limits.depth.unwrap_or(aloft_core::DEFAULT_DEPTH));
-    let load = QueueLoad { name: format!("queue {name}"), closed, depth, ..QueueLoad::default() };
+    let load = QueueRoom { name: format!("queue {name}"), closed, depth, ..QueueRoom::default() };
     held(db, load, "a.queue = ?1 AND r.org = ?2", &[&name, &org]).map(Some)
 }
 
 /// What the project and domain of `scope` hold, where they have a depth.
-pub(crate) fn place_loads(db: &Connection, scope: &Scope) -> Result<Vec<QueueLoad>> {
+pub(crate) fn place_rooms(db: &Connection, scope: &Scope) -> Result<Vec<QueueRoom>> {
     let limited = limited_places(db, scope)?.into_iter().filter(|p| p.spec.limits.depth.is_some());
     limited
         .map(|place| {
-            let load = QueueLoad { name: place.name, depth: place.spec.limits.depth, ..QueueLoad::default() };
+            let load = QueueRoom { name: place.name, depth: place.spec.limits.depth, ..QueueRoom::default() };
             held(db, load, IN_PLACE, &[&scope.org, &scope.project, &place.domain])
         })
         .collect()
 }
 
-fn held(db: &Connection, mut load: QueueLoad, of: &str, key: &[&dyn rusqlite::ToSql]) -> Result<QueueLoad> {
+fn held(db: &Connection, mut load: QueueRoom, of: &str, key: &[&dyn rusqlite::ToSql]) -> Result<QueueRoom> {
     let limit = load.depth.map_or(i64::MAX, i64::from);
     let count = |which: &str| -> Result<u64> {
         let sql = format!(
@@ -220,10 +221,33 @@ fn held(db: &Connection, mut load: QueueLoad, of: &str, key: &[&dyn rusqlite::To
 }
 
 /// A queue's specification, and why it takes no new work. `None` if there is no such queue.
-fn queue_spec(_: &Connection, _: &str, _: &str) -> Result<Option<(QueueSpec, Option<&'static str>)>> {
-    Ok(None)
+fn queue_spec(db: &Connection, org: &str, name: &str) -> Result<Option<(QueueSpec, Option<&'static str>)>> {
+    let Some(queue) = queues::one(db, org, name)? else { return Ok(None) };
+    let closed = match queue.state {
+        _ if queue.deleted_at.is_some() => Some("deleted"),
+        QueueState::Active => None,
+        QueueState::Draining => Some("draining"),
+        QueueState::Drained => Some("drained"),
+    };
+    Ok(Some((queue.spec, closed)))
 }
 
-fn limited_places(_: &Connection, _: &Scope) -> Result<Vec<Place>> {
-    Ok(Vec::new())
+/// The project and the domain of `scope`, where they have limits.
+fn limited_places(db: &Connection, scope: &Scope) -> Result<Vec<Place>> {
+    Ok(queues::limits_of(db, scope)?
+        .into_iter()
+        .map(|l| {
+            let name = match l.domain.as_str() {
+                "" => format!("project {}", l.project),
+                domain => format!("domain {domain} of project {}", l.project),
+            };
+            let limits = QueueLimits {
+                run_concurrency: l.run_concurrency,
+                action_concurrency: l.action_concurrency,
+                depth: l.depth,
+                resources: ResourceCaps::default(),
+            };
+            Place { name, domain: l.domain, spec: QueueSpec { limits, ..QueueSpec::default() } }
+        })
+        .collect())
 }

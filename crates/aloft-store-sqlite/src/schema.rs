@@ -10,6 +10,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_runs.sql"),
     include_str!("../migrations/0002_contract.sql"),
     include_str!("../migrations/0003_settings.sql"),
+    include_str!("../migrations/0004_queues.sql"),
+    include_str!("../migrations/0005_lists.sql"),
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".

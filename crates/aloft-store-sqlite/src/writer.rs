@@ -7,7 +7,7 @@
 use std::{cell::RefCell, collections::HashMap};
 
 use aloft_core::{
-    ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueLoad, Reply, Reservation, RunKey, Time, View,
+    ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueRoom, Reply, Reservation, RunKey, Time, View,
     apply, decide, effects,
 };
 use aloft_store::{StoreError, Submission, SubmitError};
@@ -189,12 +189,12 @@ impl View for Loaded<'_> {
         })
     }
 
-    fn queue(&self, name: &str) -> Option<QueueLoad> {
-        self.read(|tx| lanes::queue_load(tx, &self.run.scope.org, name))
+    fn queue(&self, name: &str) -> Option<QueueRoom> {
+        self.read(|tx| lanes::queue_room(tx, &self.run.scope.org, name))
     }
 
-    fn places(&self) -> Vec<QueueLoad> {
-        self.read(|tx| lanes::place_loads(tx, &self.run.scope))
+    fn places(&self) -> Vec<QueueRoom> {
+        self.read(|tx| lanes::place_rooms(tx, &self.run.scope))
     }
 }
 

@@ -1,19 +1,21 @@
 //! The suite that every engine passes. An engine's tests call [`run_all`] with a maker of empty stores, so that a case
 //! that exists for one engine exists for all.
 
+mod lists;
+
 use std::{future::Future, sync::Arc};
 
 use aloft_core::{
     ActionName, Asks, AttemptOutcome, CacheEntry, CachePlan, CacheScope, CacheStatus, Command, ConditionSeed,
-    DEFAULT_QUEUE, EndedBy, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase, Progress, Refusal, Reply,
-    Reservation, RunInfo, RunKey, Scope, Seed, Seen, SignalKind, SignalValue, Subject, TaskError, TaskPolicy, TaskRef,
-    TaskSeed, Time, WebhookOutcome, WorkerId,
+    DEFAULT_QUEUE, EndedBy, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase, Priority, Progress, QueueLimits,
+    QueueSpec, QueueState, Refusal, Reply, Reservation, RunInfo, RunKey, Scope, Seed, Seen, SignalKind, SignalValue,
+    Subject, TaskError, TaskPolicy, TaskRef, TaskSeed, Time, WebhookOutcome, WorkerId,
 };
 use bytes::Bytes;
 
 use crate::{
-    Blob, Cursor, DeployedTask, Direction, Domain, DomainUse, Field, Filter, ListQuery, ListScope, OfferPlace, Op,
-    Project, SettingsKey, SettingsVersion, SortBy, Store, StoreError, Submission, SubmitError, TaskId, Which,
+    Blob, DeployedTask, Domain, DomainUse, ListQuery, ListScope, MAX_DELETED_QUEUES, OfferPlace, Project,
+    ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError, TaskId, Which,
 };
 
 type Handle = Arc<dyn Store>;
@@ -38,11 +40,15 @@ where
     reservations_from_outside_lapse(make().await).await;
     conditions_ask_for_a_call_once(make().await).await;
     the_end_of_a_parent_shows_at_once(make().await).await;
-    pages_cover_everything_once(make().await).await;
-    filters_select(make().await).await;
+    lists::run_all(&make).await;
     records_are_kept(make().await).await;
     domains_are_kept_while_they_are_used(make().await).await;
     settings_keep_every_version(make().await).await;
+    queues_are_kept(make().await).await;
+    deleted_queues_are_bounded(make().await).await;
+    queues_know_what_they_hold(make().await).await;
+    queues_and_projects_take_so_much(make().await).await;
+    limits_of_projects_are_kept(make().await).await;
 }
 
 fn key(name: &str) -> RunKey {
@@ -109,8 +115,7 @@ fn done() -> Progress {
 }
 
 fn query(limit: usize) -> ListQuery {
-    let sort = SortBy { field: Field::CreatedAt, direction: Direction::Descending };
-    ListQuery { filters: Vec::new(), sort, limit, token: String::new() }
+    ListQuery::newest(Vec::new(), limit)
 }
 
 fn scope() -> ListScope {
@@ -419,76 +424,6 @@ async fn the_end_of_a_parent_shows_at_once(store: Handle) {
     assert!(events.iter().all(|e| matches!(e.event, Event::Aborted { .. })) && events.len() == 2);
 }
 
-async fn pages_cover_everything_once(store: Handle) {
-    for i in 0..25 {
-        ok(&store, create(&key(&format!("r{i}")), "d")).await;
-    }
-    for direction in [Direction::Ascending, Direction::Descending] {
-        let mut q = query(10);
-        q.sort = SortBy { field: Field::Phase, direction };
-        let mut names = Vec::new();
-        loop {
-            let page = store.list_runs(&scope(), &q).await.unwrap();
-            names.extend(page.rows.into_iter().map(|r| r.run.key.name));
-            // Written between two pages, as a busy server would.
-            ok(&store, create(&key(&format!("n{}", names.len())), "d")).await;
-            if page.next.is_empty() {
-                break;
-            }
-            q.token = page.next;
-        }
-        let mut old: Vec<_> = names.iter().filter(|n| n.starts_with('r')).collect();
-        old.sort();
-        old.dedup();
-        assert_eq!(old.len(), 25, "nothing is skipped");
-        let mut all = names.clone();
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), names.len(), "nothing is repeated");
-    }
-    let mut q = query(10);
-    q.token = "nonsense".into();
-    assert_eq!(store.list_runs(&scope(), &q).await.unwrap_err(), StoreError::BadToken);
-}
-
-async fn filters_select(store: Handle) {
-    for name in ["alpha", "beta", "Alpine"] {
-        ok(&store, create(&key(name), "d")).await;
-    }
-    ok(&store, lease(&key("beta"), "a0", "w", 1)).await;
-    ok(&store, report(&key("beta"), "a0", 1, done())).await;
-    let select = |field: Field, op: Op, values: Vec<Cursor>| {
-        let store = Arc::clone(&store);
-        async move {
-            let mut q = query(10);
-            q.sort = SortBy { field: Field::Name, direction: Direction::Ascending };
-            q.filters = vec![Filter { field, op, values }];
-            let page = store.list_runs(&scope(), &q).await.unwrap();
-            page.rows.into_iter().map(|r| r.run.key.name).collect::<Vec<_>>()
-        }
-    };
-    let text = |t: &str| vec![Cursor::Text(t.into())];
-    let phase = |p: Phase| Cursor::Int(i64::from(p.number()));
-    assert_eq!(select(Field::Phase, Op::Equal, vec![phase(Phase::Succeeded)]).await, ["beta"]);
-    let several = vec![phase(Phase::Succeeded), phase(Phase::Queued)];
-    assert_eq!(select(Field::Phase, Op::In, several).await, ["Alpine", "alpha", "beta"]);
-    assert_eq!(select(Field::Phase, Op::NotEqual, vec![phase(Phase::Succeeded)]).await, ["Alpine", "alpha"]);
-    assert_eq!(select(Field::Name, Op::Contains, text("alp")).await, ["alpha"]);
-    assert_eq!(select(Field::Name, Op::ContainsNoCase, text("ALP")).await, ["Alpine", "alpha"]);
-    assert_eq!(select(Field::Name, Op::EndsWith, text("a")).await, ["alpha", "beta"]);
-    assert_eq!(select(Field::Name, Op::NotEndsWith, text("a")).await, ["Alpine"]);
-    assert_eq!(select(Field::Name, Op::Contains, text("%")).await, Vec::<String>::new(), "no wildcards");
-    assert_eq!(select(Field::Label("team".into()), Op::Equal, text("beta")).await, ["beta"]);
-    assert_eq!(select(Field::Label("team".into()), Op::Exists, vec![]).await.len(), 3);
-    assert_eq!(select(Field::Label("x' OR 1".into()), Op::NotExists, vec![]).await.len(), 3);
-    assert_eq!(select(Field::CreatedBy, Op::Equal, text("me")).await.len(), 3);
-    assert_eq!(select(Field::EndedAt, Op::Exists, vec![]).await, ["beta"]);
-    let epoch = vec![Cursor::Int(0)];
-    assert_eq!(select(Field::CreatedAt, Op::GreaterOrEqual, epoch).await.len(), 3);
-    let elsewhere = ListScope { project: "q".into(), ..scope() };
-    assert!(store.list_runs(&elsewhere, &query(10)).await.unwrap().rows.is_empty());
-}
-
 async fn records_are_kept(store: Handle) {
     let project = Project { org: "local".into(), id: "p".into(), name: "P".into(), ..Project::default() };
     assert!(store.create_project(project.clone()).await.unwrap());
@@ -522,7 +457,7 @@ async fn records_are_kept(store: Handle) {
         let store = Arc::clone(&store);
         async move {
             let page = store.list_tasks(&scope(), latest, &query(10)).await.unwrap();
-            page.rows.into_iter().map(|t| t.id.version).collect::<Vec<_>>()
+            page.page.rows.into_iter().map(|t| t.task.id.version).collect::<Vec<_>>()
         }
     };
     assert_eq!(versions(false).await, ["2", "1"]);
@@ -620,4 +555,194 @@ async fn settings_keep_every_version(store: Handle) {
     // Two edits of the same version at a time: one of them is told so.
     let (one, two) = tokio::join!(store.put_settings(version(&org, 2)), store.put_settings(version(&org, 2)));
     assert!(one.unwrap() ^ two.unwrap());
+}
+
+fn queue(name: &str) -> Queue {
+    Queue {
+        org: "local".into(),
+        name: name.into(),
+        spec: QueueSpec::default(),
+        state: QueueState::Active,
+        generation: 1,
+        created_at: Time::from_micros(10),
+        created_by: Subject { id: "me".into(), ..Subject::default() },
+        updated_at: Time::from_micros(10),
+        deleted_at: None,
+    }
+}
+
+async fn queues_are_kept(store: Handle) {
+    let mut feed = store.feed();
+    let mut woken = || {
+        let woken = feed.has_changed().expect("the store is open");
+        feed.mark_unchanged();
+        woken
+    };
+    let first = queue("bulk");
+    assert!(store.create_queue(first.clone()).await.unwrap());
+    assert!(woken(), "what waits may go on");
+    assert!(!store.create_queue(Queue { generation: 9, ..first.clone() }).await.unwrap(), "once");
+    assert!(!woken(), "nothing has changed");
+    assert!(store.create_queue(Queue { org: "other".into(), ..first.clone() }).await.unwrap());
+    assert_eq!(store.queue("local", "bulk").await.unwrap(), Some(first.clone()));
+    assert_eq!(store.queue("local", "nothere").await.unwrap(), None);
+
+    let limits = QueueLimits { run_concurrency: Some(0), ..QueueLimits::default() };
+    let spec = QueueSpec { limits, priority: Priority::High, ..QueueSpec::default() };
+    let second = Queue { spec, state: QueueState::Draining, generation: 2, ..first.clone() };
+    for wrong in [0, 2, u64::MAX] {
+        assert!(!store.replace_queue(second.clone(), wrong).await.unwrap(), "it has not generation {wrong}");
+    }
+    assert_eq!(store.queue("local", "bulk").await.unwrap(), Some(first.clone()));
+    woken();
+    assert!(store.replace_queue(second.clone(), 1).await.unwrap());
+    assert!(woken(), "a limit that was raised lets something go on");
+    assert!(!store.replace_queue(second.clone(), 1).await.unwrap(), "of two who read the same one, one wins");
+    let nowhere = Queue { name: "nothere".into(), ..second.clone() };
+    assert!(!store.replace_queue(nowhere, 1).await.unwrap());
+
+    let third = Queue { generation: 3, deleted_at: Some(Time::from_micros(30)), ..second };
+    assert!(store.replace_queue(third.clone(), 2).await.unwrap());
+    assert!(!store.create_queue(first).await.unwrap(), "a deleted queue keeps its name");
+    assert!(store.create_queue(queue("Alpha")).await.unwrap());
+    assert_eq!(store.queues("local").await.unwrap(), [queue("Alpha"), third], "by name, deleted too");
+    assert!(store.queues("nowhere").await.unwrap().is_empty());
+}
+
+async fn deleted_queues_are_bounded(store: Handle) {
+    let make = |number: usize| {
+        let deleted_at = (number > 0).then(|| Time::from_micros(number as i64));
+        let (store, made) = (Arc::clone(&store), Queue { deleted_at, ..queue(&format!("q{number:04}")) });
+        tokio::spawn(async move { assert!(store.create_queue(made).await.unwrap()) })
+    };
+    // Together, so that they share commits; the first is not deleted.
+    for task in (0..MAX_DELETED_QUEUES + 3).map(make).collect::<Vec<_>>() {
+        task.await.expect("no panic");
+    }
+    assert!(store.create_queue(queue("last")).await.unwrap());
+    let names: Vec<_> = store.queues("local").await.unwrap().into_iter().map(|q| q.name).collect();
+    assert_eq!(names.len(), 1 + 1 + MAX_DELETED_QUEUES, "what is not deleted is kept");
+    assert_eq!(names[..3], ["last", "q0000", "q0003"], "those deleted longest ago are gone");
+}
+
+async fn queues_know_what_they_hold(store: Handle) {
+    let run = key("r1");
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), QueueLoad::default());
+    ok(&store, create(&run, "d")).await;
+    ok(&store, enqueue(&run, "x1", "a0")).await;
+    ok(&store, enqueue(&run, "x2", "a0")).await;
+    let load = |waiting, running, runs| QueueLoad { waiting, running, runs };
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), load(3, 0, 0));
+    ok(&store, lease(&run, "a0", "w", 1)).await;
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), load(2, 1, 1));
+    ok(&store, lease(&run, "x1", "w", 2)).await;
+    assert_eq!(store.queue_load("local", DEFAULT_QUEUE).await.unwrap(), load(1, 2, 1));
+    assert_eq!(store.queue_loads("local").await.unwrap(), [(DEFAULT_QUEUE.to_owned(), load(1, 2, 1))].into());
+    assert_eq!(store.queue_load("local", "other").await.unwrap(), QueueLoad::default());
+    assert!(store.queue_loads("other").await.unwrap().is_empty(), "an organisation's own");
+    for (name, token) in [("x1", 2), ("a0", 1)] {
+        ok(&store, report(&run, name, token, done())).await;
+    }
+    ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
+    assert!(store.queue_loads("local").await.unwrap().is_empty());
+}
+
+async fn queues_and_projects_take_so_much(store: Handle) {
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    let into = |name: &str, queue: &str| {
+        let mut seed = seed("d", TaskPolicy::default());
+        if let Seed::Task(task) = &mut seed {
+            task.queue = queue.into();
+        }
+        let mut enqueued = enqueue(&run, name, "a0");
+        if let Command::Enqueue { seed: enqueued, .. } = &mut enqueued.command {
+            **enqueued = seed;
+        }
+        enqueued
+    };
+    let refused = |submission| {
+        let store = Arc::clone(&store);
+        async move {
+            match store.submit(submission).await {
+                Err(SubmitError::Refused(refusal)) => refusal,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(refused(into("x1", "bulk")).await, Refusal::NoSuchQueue("bulk".into()));
+    let limits = QueueLimits { depth: Some(1), action_concurrency: Some(1), ..QueueLimits::default() };
+    let mut bulk = queue("bulk");
+    bulk.spec = QueueSpec { limits, priority: Priority::High, ..QueueSpec::default() };
+    assert!(store.create_queue(bulk.clone()).await.unwrap());
+    ok(&store, into("x1", "bulk")).await;
+    assert_eq!(refused(into("x2", "bulk")).await, Refusal::Full { what: "queue bulk".into(), depth: 1 });
+    let load = QueueLoad { waiting: 1, ..QueueLoad::default() };
+    assert_eq!(store.queue_load("local", "bulk").await.unwrap(), load);
+    let offered = store.offer(Time::from_micros(i64::MAX / 2), &OfferPlace::default(), 10, 10).await.unwrap();
+    let lane = offered.offer.queues.iter().find(|lane| lane.name == "queue bulk").expect("it has work");
+    assert_eq!(lane.spec, bulk.spec);
+
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    assert_eq!(refused(into("x2", "bulk")).await, Refusal::Full { what: "queue bulk".into(), depth: 1 }, "it runs");
+    ok(&store, report(&run, "x1", 1, done())).await;
+    let draining = Queue { state: QueueState::Draining, generation: 2, ..bulk.clone() };
+    let drained = Queue { state: QueueState::Drained, generation: 3, ..bulk.clone() };
+    let deleted = Queue { deleted_at: Some(Time::from_micros(1)), generation: 4, ..bulk.clone() };
+    for (closed, state) in [(draining, "draining"), (drained, "drained"), (deleted, "deleted")] {
+        let generation = closed.generation - 1;
+        assert!(store.replace_queue(closed, generation).await.unwrap());
+        assert_eq!(refused(into("x2", "bulk")).await, Refusal::QueueClosed { name: "bulk".into(), state });
+    }
+    assert!(store.replace_queue(Queue { generation: 5, ..bulk }, 4).await.unwrap());
+    ok(&store, into("x2", "bulk")).await;
+
+    // The root and x2 wait.
+    let place = |domain: &str, depth| ProjectLimits {
+        org: "local".into(),
+        project: "p".into(),
+        domain: domain.into(),
+        depth: Some(depth),
+        generation: 1,
+        ..ProjectLimits::default()
+    };
+    assert!(store.replace_project_limits(place("development", 3), 0).await.unwrap());
+    assert!(store.replace_project_limits(place("production", 0), 0).await.unwrap());
+    ok(&store, into("x3", DEFAULT_QUEUE)).await;
+    let full = |what: &str, depth| Refusal::Full { what: what.into(), depth };
+    assert_eq!(refused(into("x4", DEFAULT_QUEUE)).await, full("domain development of project p", 3));
+    assert!(store.replace_project_limits(place("", 2), 0).await.unwrap());
+    assert_eq!(refused(into("x4", DEFAULT_QUEUE)).await, full("project p", 2));
+    let offered = store.offer(Time::from_micros(i64::MAX / 2), &OfferPlace::default(), 10, 10).await.unwrap();
+    let mut places: Vec<_> = offered.offer.places.iter().map(|lane| lane.name.as_str()).collect();
+    places.sort_unstable();
+    assert_eq!(places, ["domain development of project p", "project p"], "those that apply");
+}
+
+async fn limits_of_projects_are_kept(store: Handle) {
+    let limits = |project: &str, domain: &str| ProjectLimits {
+        org: "local".into(),
+        project: project.into(),
+        domain: domain.into(),
+        depth: Some(5),
+        generation: 1,
+        updated_at: Time::from_micros(10),
+        ..ProjectLimits::default()
+    };
+    let first = limits("p", "");
+    assert!(!store.replace_project_limits(first.clone(), 1).await.unwrap(), "there are none");
+    let mut feed = store.feed();
+    feed.mark_unchanged();
+    assert!(store.replace_project_limits(first.clone(), 0).await.unwrap());
+    assert!(feed.has_changed().expect("the store is open"), "what waits may go on");
+    assert!(!store.replace_project_limits(first.clone(), 0).await.unwrap(), "there are some");
+    let second = ProjectLimits { depth: None, action_concurrency: Some(0), generation: 2, ..first };
+    assert!(!store.replace_project_limits(second.clone(), 2).await.unwrap());
+    assert!(store.replace_project_limits(second.clone(), 1).await.unwrap());
+    for (project, domain) in [("p", "production"), ("o", "development")] {
+        assert!(store.replace_project_limits(limits(project, domain), 0).await.unwrap());
+    }
+    let all = [limits("o", "development"), second, limits("p", "production")];
+    assert_eq!(store.project_limits("local").await.unwrap(), all);
+    assert!(store.project_limits("other").await.unwrap().is_empty());
 }

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// The port that `flyte create config --devbox` points at.
-const DEFAULT_PORT: u16 = 30080;
+pub(crate) const DEFAULT_PORT: u16 = 30080;
 
 /// Where the `flyte` CLI looks for its configuration.
 const USUAL_CONFIG: &str = ".flyte/config.yaml";
@@ -268,7 +268,8 @@ async fn first_records(control: &Control, wanted: &[String]) -> Result<String, E
     Ok(usual.map_or_else(|| USUAL_DOMAIN.to_owned(), String::clone))
 }
 
-fn default_data_dir() -> Result<PathBuf, Exit> {
+/// Where everything is kept when nobody says where.
+pub(crate) fn default_data_dir() -> Result<PathBuf, Exit> {
     let base = match std::env::var_os("XDG_DATA_HOME").filter(|v| !v.is_empty()) {
         Some(dir) => PathBuf::from(dir),
         None => {
@@ -301,7 +302,9 @@ fn store_exit(error: &StoreError) -> Exit {
         StoreError::Full(_) => Kind::DiskFull,
         StoreError::Corrupt(_) => Kind::Corrupt,
         StoreError::Newer { .. } => Kind::Newer,
-        StoreError::Unavailable(_) | StoreError::BadToken => Kind::DataDir,
+        StoreError::Unavailable(_) | StoreError::BadToken | StoreError::Expired | StoreError::TooManyRows => {
+            Kind::DataDir
+        }
     };
     Exit::new(kind, error.to_string())
 }

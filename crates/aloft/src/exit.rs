@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     MissingPython = 16,
     /// The data directory cannot be used.
     DataDir = 17,
+    /// No server answers where a command looks for one.
+    Unreachable = 18,
 }
 
 impl Exit {

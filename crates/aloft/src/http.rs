@@ -13,7 +13,8 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
-use buffa_descriptor::DescriptorPool;
+use buffa::Message as _;
+use buffa_descriptor::{DescriptorPool, generated::descriptor::FileDescriptorSet};
 use connectrpc::{ConnectError, ErrorCode};
 use connectrpc_health::StaticChecker;
 use connectrpc_reflection::Reflector;
@@ -47,7 +48,9 @@ pub(crate) fn app(control: &Control, objects: &Objects) -> Result<Router, String
 /// The RPCs, with gRPC health and reflection.
 fn rpc(control: &Control) -> Result<Router, String> {
     let unreadable = |e: &dyn std::fmt::Display| format!("the descriptor set cannot be read: {e}");
-    let pool = DescriptorPool::decode(aloft_flyteidl2::FILE_DESCRIPTOR_SET).map_err(|e| unreadable(&e))?;
+    let mut pool = DescriptorPool::decode(aloft_flyteidl2::FILE_DESCRIPTOR_SET).map_err(|e| unreadable(&e))?;
+    let ours = FileDescriptorSet::decode_from_slice(aloft_proto::FILE_DESCRIPTOR_SET).map_err(|e| unreadable(&e))?;
+    pool.add_file_descriptor_set(ours).map_err(|e| unreadable(&e))?;
     let pool = Arc::new(pool);
     let reflector = Reflector::from_descriptor_pool(Arc::clone(&pool)).map_err(|e| unreadable(&e))?;
     let services = reflector.service_names();

@@ -1,5 +1,6 @@
 //! The `aloft` command.
 
+mod admin;
 mod datadir;
 mod dev;
 mod exit;
@@ -23,6 +24,21 @@ struct Cli {
 enum Command {
     /// Run everything in one process, for one person: no Docker, no Kubernetes, no database server.
     Dev(dev::Args),
+    /// Create something.
+    #[command(subcommand)]
+    Create(admin::Create),
+    /// Show something.
+    #[command(subcommand)]
+    Get(admin::Get),
+    /// Change something.
+    #[command(subcommand)]
+    Update(admin::Update),
+    /// Delete something.
+    #[command(subcommand)]
+    Delete(admin::Delete),
+    /// Bring something back that was deleted.
+    #[command(subcommand)]
+    Undelete(admin::Undelete),
     /// Hold one attempt of a task: Aloft starts this itself.
     #[command(hide = true)]
     Shim {
@@ -34,6 +50,11 @@ enum Command {
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Dev(args) => dev::run(args),
+        Command::Create(what) => what.run(),
+        Command::Get(what) => what.run(),
+        Command::Update(what) => what.run(),
+        Command::Delete(what) => what.run(),
+        Command::Undelete(what) => what.run(),
         // Before any thread is started: the shim forks.
         Command::Shim { arguments } => return shim(arguments),
     };

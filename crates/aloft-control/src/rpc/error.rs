@@ -5,6 +5,8 @@ use aloft_plane::PlaneError;
 use aloft_store::{StoreError, SubmitError};
 use connectrpc::{ConnectError, ErrorCode};
 
+use crate::queues::QueueRefusal;
+
 /// What every handler returns.
 pub(super) type Answer<T> = Result<T, ConnectError>;
 
@@ -88,6 +90,21 @@ impl From<Refusal> for Failure {
     }
 }
 
+impl From<QueueRefusal> for Failure {
+    fn from(refusal: QueueRefusal) -> Self {
+        let code = match refusal {
+            QueueRefusal::Missing(_) => ErrorCode::NotFound,
+            QueueRefusal::Exists { .. } => ErrorCode::AlreadyExists,
+            QueueRefusal::Deleted(_) | QueueRefusal::Default(_) | QueueRefusal::HasWork { .. } => {
+                ErrorCode::FailedPrecondition
+            }
+            QueueRefusal::Changed { .. } | QueueRefusal::Busy(_) => ErrorCode::Aborted,
+            QueueRefusal::TooMany => ErrorCode::ResourceExhausted,
+        };
+        Self(ConnectError::new(code, refusal.to_string()))
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match error {
@@ -95,7 +112,7 @@ impl From<StoreError> for Failure {
             // Not UNAVAILABLE: clients would retry blindly and fill the log.
             StoreError::Full(_) => ErrorCode::ResourceExhausted,
             StoreError::Corrupt(_) | StoreError::Newer { .. } => ErrorCode::DataLoss,
-            StoreError::BadToken => ErrorCode::InvalidArgument,
+            StoreError::BadToken | StoreError::Expired | StoreError::TooManyRows => ErrorCode::InvalidArgument,
         };
         if matches!(code, ErrorCode::DataLoss) {
             tracing::error!(%error, "the store is damaged");

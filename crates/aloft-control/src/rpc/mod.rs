@@ -10,9 +10,11 @@ mod data;
 mod domain;
 mod error;
 mod identity;
+mod limits;
 mod list;
 mod place;
 mod project;
+mod queue;
 mod run;
 mod settings;
 mod task;
@@ -41,11 +43,11 @@ impl Default for Limits {
 }
 
 macro_rules! routes {
-    ($router:expr, $control:expr, $($service:literal { $($kind:ident $method:literal => $path:path),* $(,)? })*) => {{
+    ($router:expr, $control:expr, $package:literal, $($service:literal { $($kind:ident $method:literal => $path:path),* $(,)? })*) => {{
         let mut router: Router = $router;
         $($({
             let control: Control = $control.clone();
-            router = routes!(@one $kind router, concat!("flyteidl2.", $service), $method, control, $path);
+            router = routes!(@one $kind router, concat!($package, ".", $service), $method, control, $path);
         })*)*
         router
     }};
@@ -77,7 +79,7 @@ macro_rules! routes {
 
 /// Every RPC that is served, on connectrpc's router.
 pub fn router(control: &Control) -> Router {
-    routes!(Router::new(), control,
+    let router = routes!(Router::new(), control, "flyteidl2",
         "workflow.RunService" {
             traced "CreateRun" => run::create_run,
             call "AbortRun" => run::abort_run,
@@ -88,13 +90,14 @@ pub fn router(control: &Control) -> Router {
             read "GetActionData" => run::get_action_data,
             read "GetActionDataURIs" => run::get_action_data_uris,
             read "GetActionLogContext" => run::get_action_log_context,
-            read "ListRuns" => run::list_runs,
-            read "ListActions" => run::list_actions,
+            read "ListRuns" => list::list_runs,
+            read "ListActions" => list::list_actions,
             stream "WatchRunDetails" => watch::run_details,
             stream "WatchActionDetails" => watch::action_details,
             stream "WatchRuns" => watch::runs,
             stream "WatchActions" => watch::actions,
             stream "WatchClusterEvents" => watch::cluster_events,
+            stream "WatchGroups" => watch::groups,
         }
         "workflow.RunLogsService" { stream "TailLogs" => data::tail_run_logs }
         "workflow.TranslatorService" {
@@ -168,6 +171,22 @@ pub fn router(control: &Control) -> Router {
             read "GetPublicClientConfig" => identity::public_client_config,
         }
         "auth.IdentityService" { call "UserInfo" => identity::user_info }
+    );
+    routes!(router, control, "aloft.v1",
+        "QueueService" {
+            call "CreateQueue" => queue::create,
+            call "UpdateQueue" => queue::update,
+            call "UpdateQueueState" => queue::update_state,
+            call "DeleteQueue" => queue::delete,
+            call "UndeleteQueue" => queue::undelete,
+            read "GetQueue" => queue::get,
+            read "ListQueues" => queue::list,
+        }
+        "LimitsService" {
+            call "UpdateProjectLimits" => limits::update,
+            read "GetProjectLimits" => limits::get,
+            read "ListProjectLimits" => limits::list,
+        }
     )
 }
 
