@@ -22,6 +22,7 @@ use connectrpc::RequestContext;
 
 use super::{
     convert::{self, Spec},
+    data,
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
     settings, task,
 };
@@ -273,7 +274,7 @@ async fn store_inputs(
     let inputs = with_defaults(inputs, spec)?;
     let metadata = spec.task_template.as_option().and_then(|t| t.metadata.as_option());
     let ignored = metadata.map(|m| m.cache_ignore_input_vars.as_slice()).unwrap_or_default();
-    let offloaded = control.data().upload_inputs(&run.scope, inputs, ignored).await.map_err(wire)?;
+    let offloaded = control.data().upload_inputs(&run.scope, "", inputs, ignored).await.map_err(wire)?;
     Ok(StoredInputs { uri: inputs_file(&offloaded.uri), hash: offloaded.inputs_hash })
 }
 
@@ -440,11 +441,8 @@ pub(super) fn data_uris(state: &ActionState) -> (String, String) {
 }
 
 pub(super) async fn get_action_data(control: &Control, request: GetActionDataRequest) -> Answer<GetActionDataResponse> {
-    let (run, action) = control.action_id(request.action_id.as_option())?;
-    let state = find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = data_uris(&state);
-    let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
-    Ok(GetActionDataResponse { inputs: inputs.into(), outputs: outputs.into(), ..Default::default() })
+    let found = data::action_data(control, request.action_id.as_option()).await?;
+    Ok(GetActionDataResponse { inputs: found.inputs, outputs: found.outputs, ..Default::default() })
 }
 
 pub(super) async fn get_action_log_context(
