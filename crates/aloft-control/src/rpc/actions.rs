@@ -58,17 +58,19 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         return Err(invalid("action_id.name: a0 is the run's first action and is created by CreateRun"));
     }
     let parent = if request.parent.is_empty() { "a0" } else { request.parent };
-    let parent = ActionName::new(parent).map_err(wire)?;
+    let parent =
+        ActionName::new(parent).map_err(|e| invalid(format!("parent_action_name: {:?} {}", e.value, e.reason)))?;
     for (field, uri) in [("input_uri", request.input_uri), ("run_output_base", request.run_output_base)] {
         if !uri.is_empty() && !control.data().owns(&run.scope, uri) {
             return Err(not_owned(field, uri, &run));
         }
     }
     bounded("group", request.group, convert::MAX_TEXT)?;
+    check_work(&request)?;
     let record = run::find_record(control, &run).await?;
     let (seed, blobs) = match request.work {
         Work::Task(task) => task_seed(control, &record, &request, task).await?,
-        Work::Trace(trace) => trace_seed(control, &run, &action, &request, trace).await?,
+        Work::Trace(trace) => trace_seed(control, &record, &action, &request, trace).await?,
         Work::Condition(condition) => {
             let (seed, blob) = condition::seed(condition)?;
             (seed, vec![blob])
@@ -85,6 +87,16 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         traces: taken.traces,
     };
     run::submit(control, Submission { run, command, blobs }).await
+}
+
+/// Refuses work that lacks what it cannot do without.
+fn check_work(request: &Enqueue<'_>) -> Answer<()> {
+    match request.work {
+        Work::Task(task) if !(task.spec.is_set() || task.id.is_set()) => Err(invalid("task.spec: is required")),
+        Work::Task(_) if request.input_uri.is_empty() => Err(invalid("input_uri: is required for a task")),
+        Work::Nothing => Err(invalid("spec: task, trace or condition is required")),
+        Work::Task(_) | Work::Trace(_) | Work::Condition(_) => Ok(()),
+    }
 }
 
 fn not_owned(field: &str, uri: &str, run: &RunKey) -> ConnectError {
@@ -109,14 +121,7 @@ async fn task_seed(
     let spec = convert::spec(spec)?;
     let cache_key = task.cache_key.as_option().map(|k| k.value.clone()).unwrap_or_default();
     bounded("task.cache_key", &cache_key, MAX_CACHE_KEY)?;
-    if request.input_uri.is_empty() {
-        return Err(invalid("input_uri: is required for a task"));
-    }
-    let base = if request.run_output_base.is_empty() {
-        control.data().run_base(&run.key)
-    } else {
-        request.run_output_base.to_owned()
-    };
+    let base = output_base(control, run, request).await?;
     let seed = TaskSeed {
         task: spec.task,
         policy: spec.policy,
@@ -132,7 +137,7 @@ async fn task_seed(
 
 async fn trace_seed(
     control: &Control,
-    run: &RunKey,
+    record: &RunRecord,
     action: &ActionName,
     request: &Enqueue<'_>,
     trace: &TraceAction,
@@ -144,6 +149,7 @@ async fn trace_seed(
         Some(ActionPhase::ACTION_PHASE_TIMED_OUT) => Phase::TimedOut,
         _ => return Err(invalid("trace.phase: a trace is recorded when it has ended: SUCCEEDED or FAILED")),
     };
+    let run = &record.key;
     bounded("trace.name", &trace.name, convert::MAX_TEXT)?;
     let refs = trace.outputs.as_option();
     let outputs = OutputRefs {
@@ -164,7 +170,7 @@ async fn trace_seed(
     let blob = spec.map(convert::blob);
     let error = match phase {
         Phase::Succeeded => None,
-        _ => Some(trace_error(control, run, action, request, trace).await?),
+        _ => Some(trace_error(control, record, action, request, trace).await?),
     };
     let seed = TraceSeed {
         name: trace.name.clone(),
@@ -178,20 +184,26 @@ async fn trace_seed(
     Ok((Seed::Trace(seed), blob.into_iter().collect()))
 }
 
+/// Where the outputs of the run's actions go: the SDK always says; who does not means the run's own place.
+async fn output_base(control: &Control, run: &RunRecord, request: &Enqueue<'_>) -> Answer<String> {
+    if !request.run_output_base.is_empty() {
+        return Ok(request.run_output_base.to_owned());
+    }
+    let spec = run::stored_run_spec(control, run).await?;
+    Ok(control.run_base(&run.key, &spec))
+}
+
 /// Why a trace failed: what its parent left beside it, so that a replay raises the same error, or runs the function again
 /// if it may help.
 async fn trace_error(
     control: &Control,
-    run: &RunKey,
+    record: &RunRecord,
     action: &ActionName,
     request: &Enqueue<'_>,
     trace: &TraceAction,
 ) -> Answer<TaskError> {
-    let base = if request.run_output_base.is_empty() {
-        control.data().run_base(run)
-    } else {
-        request.run_output_base.to_owned()
-    };
+    let base = output_base(control, record, request).await?;
+    let run = &record.key;
     let prefix = format!("{}/{action}", base.trim_end_matches('/'));
     let stored = control.data().read_error(&run.scope, &prefix).await.map_err(wire)?;
     Ok(stored.unwrap_or_else(|| {
