@@ -141,6 +141,9 @@ pub enum Event {
         /// Which of its children that ended.
         #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
         below: EndedBelow,
+        /// When the action above it ended, if that ended it: it was shown as ended from then on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Time>,
     },
 }
 
@@ -242,8 +245,8 @@ pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<Acti
             state.ended_below = below.clone();
             follow(&mut state, Phase::TimedOut, at, *retry_at, error);
         }
-        Event::Aborted { by, below, .. } => {
-            end_aborted(&mut state, at, by.clone());
+        Event::Aborted { by, below, since, .. } => {
+            end_aborted(&mut state, since.unwrap_or(at), by.clone());
             let last = state.attempts.last_mut().and_then(|a| a.transitions.last_mut());
             if let Some(last) = last.filter(|t| t.phase == Phase::Aborted && !below.is_empty()) {
                 last.reason = format!("{}; {}", last.reason, below.words());

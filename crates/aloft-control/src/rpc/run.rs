@@ -397,8 +397,8 @@ pub(super) async fn get_action_details(
 /// Aborts an action and all below it. Aborting what was aborted already is success, so that a retry is harmless.
 pub(super) async fn abort(control: &Control, run: RunKey, action: ActionName, reason: &str) -> Answer<()> {
     let reason = if reason.is_empty() { "aborted" } else { reason };
-    let reason = reason.chars().take(1000).collect();
-    let by = EndedBy { subject: Control::anonymous().id, reason };
+    let reason: String = reason.chars().take(1000).collect();
+    let by = EndedBy::asked(Control::anonymous().id, reason);
     let command = Command::Abort { action: action.clone(), by };
     match control.store().submit(Submission::new(run.clone(), command)).await {
         Ok(_) | Err(SubmitError::Refused(Refusal::Ended { phase: aloft_core::Phase::Aborted, .. })) => Ok(()),

@@ -174,7 +174,7 @@ fn report_on(run: &RunKey, name: &str, attempt: u32, token: u64, progress: Progr
 }
 
 fn abort(run: &RunKey, name: &str) -> Submission {
-    let by = EndedBy { subject: "me".into(), reason: "no".into() };
+    let by = EndedBy::asked("me", "no");
     Submission::new(run.clone(), Command::Abort { action: action(name), by })
 }
 
