@@ -209,3 +209,18 @@ async fn a_long_order_is_read_across_its_parts() {
     names.dedup();
     assert_eq!(names.len(), 9000, "each once");
 }
+
+#[tokio::test]
+async fn an_older_database_has_the_domains_that_were_fixed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("../migrations/0001_runs.sql")).unwrap();
+    old.execute_batch("PRAGMA application_id = 0x414c4654; PRAGMA user_version = 1").unwrap();
+    old.execute("INSERT INTO projects (org, id, body) VALUES ('local', 'p', x'7b7d')", []).unwrap();
+    drop(old);
+    let store = open(&path).unwrap();
+    let ids: Vec<_> = store.domains("local").await.unwrap().into_iter().map(|d| d.id).collect();
+    assert_eq!(ids, ["development", "staging", "production"]);
+    assert!(store.domains("other").await.unwrap().is_empty());
+}

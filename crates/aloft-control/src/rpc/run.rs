@@ -364,11 +364,15 @@ pub(super) async fn details(
 }
 
 /// Everything about a run whose root is in the state `root`.
+/// What the run was started with, as it is stored.
+pub(super) async fn stored_run_spec(control: &Control, run: &RunRecord) -> Answer<RunSpec> {
+    let bytes = control.store().blob(&run.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
+    RunSpec::decode_from_slice(&bytes)
+        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {}: {e}", run.key))))
+}
+
 pub(super) async fn run_details(control: &Control, record: &RunRecord, root: &ActionState) -> Answer<RunDetails> {
-    let run = &record.key;
-    let bytes = control.store().blob(&record.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
-    let run_spec = RunSpec::decode_from_slice(&bytes)
-        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {run}: {e}"))))?;
+    let run_spec = stored_run_spec(control, record).await?;
     let action = details(control, record, root).await?;
     Ok(RunDetails { run_spec: run_spec.into(), action: action.into(), ..Default::default() })
 }
