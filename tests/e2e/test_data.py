@@ -194,7 +194,7 @@ def test_links_to_reports_and_code(cli, data, run):
     for code, field, request in [
         (Code.INVALID_ARGUMENT, "artifact_type", {"kind": proxy.ARTIFACT_TYPE_REPORT, "task_id": task}),
         (Code.INVALID_ARGUMENT, "artifact_type", {"kind": 0, "task_id": task}),
-        (Code.INVALID_ARGUMENT, "source", {"kind": proxy.ARTIFACT_TYPE_CODE_BUNDLE}),
+        (Code.INVALID_ARGUMENT, "action_attempt_id", {"kind": proxy.ARTIFACT_TYPE_CODE_BUNDLE}),
         (
             Code.INVALID_ARGUMENT,
             "expires_in",

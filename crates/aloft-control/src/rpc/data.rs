@@ -112,13 +112,16 @@ pub(super) async fn create_download_link(
     control: &Control,
     request: CreateDownloadLinkRequest,
 ) -> Answer<CreateDownloadLinkResponse> {
+    let Some(source) = &request.source else {
+        return Err(invalid("action_attempt_id: is required, unless a task_id names a deployed task"));
+    };
     let (report, bundle) = (ArtifactType::ARTIFACT_TYPE_REPORT, ArtifactType::ARTIFACT_TYPE_CODE_BUNDLE);
     let wanted = request.artifact_type.as_known();
     let wanted = wanted
         .filter(|kind| [report, bundle].contains(kind))
         .ok_or_else(|| invalid("artifact_type: must be REPORT or CODE_BUNDLE"))?;
-    let (scope, uri) = match &request.source {
-        Some(Source::ActionAttemptId(id)) => {
+    let (scope, uri) = match source {
+        Source::ActionAttemptId(id) => {
             let (run, action) = control.action_id(id.action_id.as_option())?;
             let state = run::find_action(control, &run, &action).await?;
             let uri = match wanted == report {
@@ -127,18 +130,17 @@ pub(super) async fn create_download_link(
             };
             (run.scope, uri)
         }
-        Some(Source::TaskId(_)) if wanted == report => {
+        Source::TaskId(_) if wanted == report => {
             return Err(invalid("artifact_type: a deployed task has a CODE_BUNDLE; a REPORT is of an action"));
         }
-        Some(Source::TaskId(id)) => {
+        Source::TaskId(id) => {
             let scope = control.scope(&id.org, &id.project, &id.domain)?;
             let spec = task::stored_spec(control, id).await?;
             (scope, bundle_uri(&spec, &format!("task {} {}", id.name, id.version))?)
         }
-        Some(Source::AppId(_)) => {
+        Source::AppId(_) => {
             return Err(unimplemented("app_id: apps are not built yet; name an action_attempt_id or a task_id"));
         }
-        None => return Err(invalid("source: action_attempt_id or task_id is required")),
     };
     let expires = match request.expires_in.as_option() {
         Some(length) if length.seconds < 0 || length.nanos < 0 => return Err(invalid("expires_in: is negative")),
