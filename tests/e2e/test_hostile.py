@@ -585,11 +585,11 @@ BAD_NAMES = {
 @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES.keys())
 def test_a_bad_name_is_refused_everywhere(server, name):
     run = NO_RUN | {"name": name}
-    with refused("invalid_argument", "run name"):
+    with refused("invalid_argument", "run_id.name"):
         wire.unary(server, CREATE, {"runId": run, "taskSpec": TASK})
-    with refused("invalid_argument", "run name"):
+    with refused("invalid_argument", "run_id.name"):
         wire.unary(server, f"{RUNS}/GetRunDetails", {"runId": run})
-    with refused("invalid_argument", "action name"):
+    with refused("invalid_argument", "action_id.name"):
         wire.unary(server, f"{ACTIONS}/Enqueue", {"action": {"actionId": {"run": NO_RUN, "name": name}}})
     long = name if len(name) != 31 else "x" * 64
     with refused("invalid_argument", "project"):

@@ -211,6 +211,51 @@ def test_a_queue_says_what_it_holds(aloft, sdk, examples):
     eventually(lambda: load() == (0, 0), "nothing to run any more", about=lambda: aloft("get", "queue").out)
 
 
+def test_a_queue_with_work_is_drained_before_it_is_deleted(aloft, sdk, examples, name):
+    def state() -> tuple[str, int]:
+        shown = show(aloft, name)
+        return shown["state"], shown["running_actions"]
+
+    aloft("create", "queue", name)
+    run = sdk.start(examples.abort.main, context={"queue": name}, sleepers=["Ada"], seconds=600)
+    try:
+        eventually(lambda: state() == ("active", 2), "the run and its child to run", about=lambda: aloft("get", "queue").out)
+        refused(aloft, "delete", "queue", name, says=("2 actions (0 waiting, 2 running)", "--state draining"))
+        aloft("update", "queue", name, "--state", "draining")
+        assert state() == ("draining", 2)
+        refused(aloft, "delete", "queue", name, says=("2 actions (0 waiting, 2 running)",))
+        with pytest.raises(Exception, match=f"queue {name} is draining"):
+            sdk.start(examples.abort.main, context={"queue": name})
+    finally:
+        run.abort()
+    eventually(lambda: state() == ("drained", 0), "the queue to be drained", about=lambda: aloft("get", "queue").out)
+    aloft("delete", "queue", name)
+    with pytest.raises(Exception, match=f"queue {name} is deleted"):
+        sdk.start(examples.abort.main, context={"queue": name})
+    with pytest.raises(Exception, match=f"{name}-x.*does not exist.*aloft create queue"):
+        sdk.start(examples.abort.main, context={"queue": f"{name}-x"})
+
+
+def test_what_waits_is_counted_by_its_queue(aloft, sdk, examples, name):
+    aloft("create", "queue", name, "--run-concurrency", "0", "--depth", "2")
+    runs = [sdk.start(examples.abort.main, context={"queue": name}) for _ in range(2)]
+    try:
+        (row,) = aloft("get", "queue", name).rows()
+        assert (row["WAITING"], row["RUNNING"], row["RUNS"]) == ("2", "0", "0")
+        with pytest.raises(Exception, match=f"queue {name} holds 2 actions"):
+            sdk.start(examples.abort.main, context={"queue": name})
+        # A change of the limit lets them go on.
+        aloft("update", "queue", name, "--run-concurrency", "1")
+        eventually(lambda: show(aloft, name)["running_runs"] == 1, "one of them to start", about=lambda: aloft("get", "queue").out)
+        assert show(aloft, name)["waiting_actions"] >= 1, "the other waits on"
+    finally:
+        for run in runs:
+            run.abort()
+    eventually(
+        lambda: show(aloft, name)["waiting_actions"] + show(aloft, name)["running_actions"] == 0, "the queue to be empty"
+    )
+
+
 # Lists
 
 
@@ -319,7 +364,7 @@ def test_limits_of_a_project(aloft, project):
 def test_limits_of_what_is_not_there(aloft, project):
     refused(aloft, "get", "limits", "nothere", says=("nothere", "does not exist", "flyte create project"))
     refused(aloft, "update", "limits", "nothere", "--depth", "1", says=("nothere", "does not exist"))
-    refused(aloft, "update", "limits", project, "--domain", "moon", "--depth", "1", says=("place.domain", "moon", "staging"))
+    refused(aloft, "update", "limits", project, "--domain", "moon", "--depth", "1", says=("domain moon does not exist", "staging"))
     refused(aloft, "update", "limits", "a/b", "--depth", "1", says=("project", "letters, digits"))
 
 

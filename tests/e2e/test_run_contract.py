@@ -276,3 +276,60 @@ def test_a_run_keeps_to_its_concurrency_and_says_who_waits(sdk, server, examples
     assert run.outputs().o0 == 2
     transitions = details(server, run.name, held[0])["attempts"][-1]["phaseTransitions"]
     assert "ACTION_PHASE_WAITING_FOR_RESOURCES" in [t["phase"] for t in transitions]
+
+
+# Queues
+
+
+@pytest.fixture
+def queue(server, binary):
+    """Makes a queue of its own for a test, with the flags it names."""
+    import subprocess
+
+    def make(*flags: str) -> str:
+        name = f"q-{uuid.uuid4().hex[:8]}"
+        command = [str(binary), "create", "queue", name, "--endpoint", server.endpoint, *flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return name
+
+    return make
+
+
+def test_a_queue_bounds_the_actions_in_it_and_no_others(sdk, queue, examples):
+    narrow = queue("--action-concurrency", "1")
+    run = sdk.start(examples.concurrency.main, count=3, seconds=0.7, queue=narrow)
+    free = sdk.succeed(examples.concurrency.main, count=3, seconds=3.0)
+    assert free.outputs().o0 > 1, "another queue goes on"
+    assert sdk.finish(run).outputs().o0 == 1
+
+
+def test_a_queue_bounds_runs_and_lets_their_children_go(sdk, queue, examples):
+    one = queue("--run-concurrency", "1")
+    runs = [sdk.start(examples.concurrency.main, context={"queue": one}, count=2, seconds=1.0) for _ in range(3)]
+    spans = []
+    for run in runs:
+        assert sdk.finish(run).outputs().o0 == 2, "the children of one run go side by side"
+        attempt = sdk.action(run.name, "a0").pb2.attempts[-1]
+        started = next(t.start_time for t in attempt.phase_transitions if t.phase == 4)
+        spans.append((started.ToDatetime(), attempt.end_time.ToDatetime()))
+    spans.sort()
+    for (_, end), (begin, _) in zip(spans, spans[1:]):
+        assert begin >= end, spans
+
+
+def test_what_can_never_fit_fails_at_once_with_the_reason(sdk, queue, server, examples):
+    import flyte
+
+    tiny = queue("--max-resources", "memory=64Mi")
+    large = examples.concurrency.step.override(queue=tiny, resources=flyte.Resources(memory="200Mi"))
+    run = sdk.finish(sdk.start(large, n=1, seconds=0.1))
+    shown = details(server, run.name, "a0")
+    assert shown["errorInfo"]["code"] == "UNSCHEDULABLE", shown
+    assert "200Mi" in shown["errorInfo"]["message"] and "64Mi" in shown["errorInfo"]["message"]
+
+
+def test_a_queue_that_does_not_exist_is_named(sdk, examples):
+    with pytest.raises(Exception) as refused:
+        sdk.start(examples.concurrency.main, context={"queue": "nowhere"}, count=1)
+    assert "queue nowhere does not exist" in str(refused.value) and "aloft create queue nowhere" in str(refused.value)

@@ -384,6 +384,17 @@ def test_a_run_keeps_the_settings_it_began_with(cli, server, domain, project):
     assert "defaultSettings" not in spec
 
 
+def test_runs_go_to_the_default_queue_of_their_place(cli, server, domain, project):
+    place, queue = Place(server, domain, project), unique("q")
+    with refused("invalid_argument", f"settings.run.default_queue: queue {queue} does not exist", "aloft create queue"):
+        place.create({"run": {"defaultQueue": text(queue)}})
+    wire.unary(server, "aloft.v1.QueueService/CreateQueue", {"id": {"name": queue}, "spec": {}})
+    place.create({"run": {"defaultQueue": text(queue)}})
+    run, _ = follow(cli, server, project, domain)
+    spec = wire.unary(server, f"{RUNS}/GetRunDetails", {"runId": run})["details"]["runSpec"]
+    assert spec["queue"] == queue
+
+
 def test_a_gpu_that_settings_give_is_not_the_tasks_fault(cli, server, domain, project):
     Place(server, domain, project).create({"taskResource": {"min": {"gpu": amount("1")}}})
     place = ("--project", project, "--domain", domain)

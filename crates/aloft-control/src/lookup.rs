@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use aloft_core::{ActionState, Command, RunKey, Seen};
+use aloft_core::{ActionState, Command, Reply, RunKey, Seen};
 use aloft_plane::PlaneError;
-use aloft_store::{StoreError, Submission};
+use aloft_store::{StoreError, Submission, SubmitError};
 use futures::{StreamExt as _, stream};
 
 use crate::{
     Control,
-    reconcile::{BATCH, IDLE, TROUBLE},
+    reconcile::{BATCH, IDLE, STALE, TROUBLE},
 };
 
 /// Lookups at a time. Each asks the object store once, so this bounds what one burst of cached actions asks of it.
@@ -25,13 +25,16 @@ impl Control {
             let next = match self.store().lookups(now, BATCH).await {
                 Ok((due, next)) if due.is_empty() => next.map_or(IDLE, |at| at.since(now).min(IDLE)),
                 Ok((due, _)) => {
-                    let failed = stream::iter(due)
+                    let decided: Vec<_> = stream::iter(due)
                         .map(|(run, state)| self.look_up(run, state))
                         .buffer_unordered(PARALLEL)
-                        .any(|done| async move { done.is_err() })
+                        .collect()
                         .await;
-                    if failed {
+                    if decided.iter().any(Result::is_err) {
                         self.pause(TROUBLE).await;
+                    } else if !decided.contains(&Ok(true)) {
+                        // All below something that has ended, and about to follow it; or the cache has just changed.
+                        self.pause(STALE).await;
                     }
                     continue;
                 }
@@ -48,17 +51,18 @@ impl Control {
         }
     }
 
-    /// Looks at what the cache names for the action, and has it decided.
-    async fn look_up(&self, run: RunKey, state: ActionState) -> Result<(), StoreError> {
+    /// Looks at what the cache names for the action, and has it decided; `false` if that changed nothing.
+    async fn look_up(&self, run: RunKey, state: ActionState) -> Result<bool, StoreError> {
         let seen = self.see(&run, &state).await?;
         let command = Command::LookUp { action: state.name.clone(), seen };
-        if let Err(error) = self.store().submit(Submission::new(run.clone(), command)).await {
-            tracing::debug!(%error, run = %run, action = %state.name, "a cache lookup was not decided");
-            if let aloft_store::SubmitError::Store(error) = error {
-                return Err(error);
+        match self.store().submit(Submission::new(run.clone(), command)).await {
+            Ok(reply) => Ok(reply == Reply::Done),
+            Err(SubmitError::Refused(refusal)) => {
+                tracing::debug!(%refusal, run = %run, action = %state.name, "a cache lookup was not decided");
+                Ok(false)
             }
+            Err(SubmitError::Store(error)) => Err(error),
         }
-        Ok(())
     }
 
     /// Whether the result that the cache names is there. One whose data is gone is forgotten: a miss, never an error.

@@ -3,8 +3,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use aloft_core::{ActionName, Command, Event, RunKey};
+use aloft_core::{ActionName, Command, Event, Reply, RunKey};
+
 use aloft_store::{FeedItem, Submission, Which};
+use futures::future::join_all;
 
 use crate::Control;
 
@@ -14,6 +16,10 @@ pub(crate) const BATCH: usize = 500;
 
 /// Longest sleep between looks. The feed wakes the loops; this only bounds the harm of a lost hint.
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
+
+/// Pause after a batch of which nothing changed anything: what is due lies below something that has ended, and the settling
+/// of it is under way.
+pub(crate) const STALE: Duration = Duration::from_millis(20);
 
 /// Pause after the store could not be read.
 pub(crate) const TROUBLE: Duration = Duration::from_secs(1);
@@ -63,13 +69,12 @@ impl Control {
             let now = self.now();
             let next = match self.store().due(now, BATCH).await {
                 Ok((due, next)) => {
-                    for (run, action) in &due {
-                        let submission = Submission::new(run.clone(), Command::CheckLimits { action: action.clone() });
-                        if let Err(error) = self.store().submit(submission).await {
-                            tracing::warn!(%error, run = %run, action = %action, "cannot check a time limit");
-                        }
-                    }
-                    if !due.is_empty() {
+                    let checks = due.iter().map(|(run, action)| self.check_limits(run, action));
+                    let changed = join_all(checks).await;
+                    if changed.contains(&true) {
+                        continue;
+                    } else if !changed.is_empty() {
+                        self.pause(STALE).await;
                         continue;
                     }
                     next.map_or(IDLE, |at| at.since(now).min(IDLE))
@@ -83,6 +88,18 @@ impl Control {
                 () = self.stopping().cancelled() => {}
                 _ = feed.changed() => {}
                 () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+
+    /// Ends the action's attempt if it passed a limit; `false` if it did not.
+    async fn check_limits(&self, run: &RunKey, action: &ActionName) -> bool {
+        let submission = Submission::new(run.clone(), Command::CheckLimits { action: action.clone() });
+        match self.store().submit(submission).await {
+            Ok(reply) => reply == Reply::Done,
+            Err(error) => {
+                tracing::warn!(%error, run = %run, action = %action, "cannot check a time limit");
+                false
             }
         }
     }

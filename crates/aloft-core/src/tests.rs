@@ -609,6 +609,18 @@ fn queues_refuse_what_they_cannot_hold() {
     assert!(matches!(world.submit(&queued("q"), t), Err(Refusal::QueueClosed { .. })));
     world.queues.insert("q".into(), QueueRoom { waiting: 0, ..load.clone() });
     assert_eq!(world.submit(&queued("q"), t), Ok(Reply::Done));
+    // What works in a draining queue may finish there, with what it starts; not in a deleted one.
+    let child = |closed| {
+        let mut world = World::default();
+        let Seed::Task(mut task) = seed(0) else { unreachable!() };
+        task.queue = "q".into();
+        world.queues.insert("q".into(), QueueRoom::default());
+        world.submit(&create_with(Seed::Task(task)), t).unwrap();
+        world.queues.insert("q".into(), QueueRoom { closed: Some(closed), ..QueueRoom::default() });
+        world.submit(&queued("q"), t)
+    };
+    assert_eq!(child("draining"), Ok(Reply::Done));
+    assert!(matches!(child("deleted"), Err(Refusal::QueueClosed { .. })));
     // What is there already is found again, however full the queue is.
     world.queues.insert("q".into(), load);
     assert_eq!(world.submit(&queued("q"), t), Ok(Reply::Unchanged));

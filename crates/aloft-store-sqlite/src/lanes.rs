@@ -234,10 +234,8 @@ fn queue_spec(db: &Connection, org: &str, name: &str) -> Result<Option<(QueueSpe
 
 /// The project and the domain of `scope`, where they have limits.
 fn limited_places(db: &Connection, scope: &Scope) -> Result<Vec<Place>> {
-    let all = queues::limits(db, &scope.org)?;
-    let mine =
-        all.into_iter().filter(|l| l.project == scope.project && (l.domain.is_empty() || l.domain == scope.domain));
-    Ok(mine
+    Ok(queues::limits_of(db, scope)?
+        .into_iter()
         .map(|l| {
             let name = match l.domain.as_str() {
                 "" => format!("project {}", l.project),

@@ -11,6 +11,8 @@ mod error;
 mod hub;
 mod lanes;
 mod list;
+mod listed;
+mod order;
 mod places;
 mod queues;
 mod read;
@@ -20,23 +22,27 @@ mod writer;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, Domain, DomainUse, FeedItem, ListQuery, ListScope, Logged, OfferPlace, Offered, Page, Project,
-    ProjectLimits, Queue, QueueLoad, RunRecord, RunRow, SettingsKey, SettingsVersion, Snapshot, Store, StoreError,
-    Submission, SubmitError, TaskId, Which,
+    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged, OfferPlace, Offered,
+    Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
+    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, functions::FunctionFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::{
     hub::Hub,
+    list::Next,
     writer::{Job, RecordJob},
 };
 
@@ -55,6 +61,7 @@ pub struct SqliteStore {
     jobs: mpsc::Sender<Job>,
     readers: Arc<Readers>,
     hub: Hub,
+    clock: Clock,
 }
 
 struct Readers {
@@ -90,13 +97,13 @@ impl SqliteStore {
         }
         let hub = Hub::new(read::last_pos(&db)?);
         let (jobs, receiver) = mpsc::channel(QUEUE);
-        let for_writer = hub.clone();
+        let (for_writer, writers_clock) = (hub.clone(), Arc::clone(&clock));
         std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || writer::run(db, receiver, for_writer, clock))
+            .spawn(move || writer::run(db, receiver, for_writer, writers_clock))
             .map_err(|e| StoreError::Unavailable(format!("cannot start the writer thread: {e}")))?;
         let readers = Readers { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(READERS) };
-        Ok(Self { jobs, readers: Arc::new(readers), hub })
+        Ok(Self { jobs, readers: Arc::new(readers), hub, clock })
     }
 
     /// Waits until everything submitted so far is committed.
@@ -125,6 +132,25 @@ impl SqliteStore {
         tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|e| Err(StoreError::Unavailable(format!("a read did not finish: {e}"))))
+    }
+
+    /// The token of the page that `next` begins; keeps the order first if that is how it goes on.
+    async fn token(&self, next: Next) -> Result<String, StoreError> {
+        let (list, position) = match next {
+            Next::End => return Ok(String::new()),
+            Next::At { list, position } => (list, position),
+            Next::Keep { list, order, at } => {
+                let number = Arc::new(AtomicI64::new(0));
+                let kept = Arc::clone(&number);
+                self.record(Box::new(move |tx, now| {
+                    kept.store(order::keep(tx, list, &order, now)?, Ordering::Release);
+                    Ok(true)
+                }))
+                .await?;
+                (list, Position::Kept { order: number.load(Ordering::Acquire), at })
+            }
+        };
+        Ok(ListQuery::token(list, position))
     }
 
     async fn record(&self, write: RecordJob) -> Result<bool, StoreError> {
@@ -171,7 +197,21 @@ fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     db.pragma_update(None, "busy_timeout", "5000").map_err(error::from_sqlite)?;
     db.pragma_update(None, "cache_size", "-2048").map_err(error::from_sqlite)?;
     db.set_prepared_statement_cache_capacity(64);
+    functions(&db).map_err(error::from_sqlite)?;
     Ok(db)
+}
+
+/// What filters need beyond SQLite's own functions.
+fn functions(db: &Connection) -> Result<(), rusqlite::Error> {
+    let pure = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    // `lower` of SQLite knows ASCII only.
+    db.create_scalar_function("folded", 1, pure, |context| {
+        Ok(context.get::<Option<String>>(0)?.map(|text| text.to_lowercase()))
+    })?;
+    db.create_scalar_function("ends_with", 2, pure, |context| {
+        let (text, end) = (context.get::<Option<String>>(0)?, context.get::<Option<String>>(1)?);
+        Ok(text.zip(end).map(|(text, end)| text.ends_with(&end)))
+    })
 }
 
 #[async_trait]
@@ -233,13 +273,50 @@ impl Store for SqliteStore {
     }
 
     async fn list_runs(&self, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>, StoreError> {
-        let (scope, query) = (scope.clone(), query.clone());
-        self.read(move |db| read::list_runs(db, &scope, &query)).await
+        let (scope, query, now) = (scope.clone(), query.clone(), (self.clock)());
+        let (rows, next) = self.read(move |db| listed::list_runs(db, &scope, &query, now)).await?;
+        Ok(Page { rows, next: self.token(next).await? })
     }
 
     async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError> {
-        let (run, query) = (run.clone(), query.clone());
-        self.read(move |db| read::list_actions(db, &run, &query)).await
+        let (run, query, now) = (run.clone(), query.clone(), (self.clock)());
+        let (rows, next) = self.read(move |db| listed::list_actions(db, &run, &query, now)).await?;
+        Ok(Page { rows, next: self.token(next).await? })
+    }
+
+    async fn last_run_change(&self) -> Result<u64, StoreError> {
+        self.read(listed::last_change).await
+    }
+
+    async fn runs_changed(
+        &self,
+        scope: &ListScope,
+        filters: &[Filter],
+        after: u64,
+        limit: usize,
+    ) -> Result<RunChanges, StoreError> {
+        let (scope, filters) = (scope.clone(), filters.to_vec());
+        self.read(move |db| listed::runs_changed(db, &scope, &filters, after, limit)).await
+    }
+
+    async fn run_totals(&self, scope: &ListScope, filters: &[Filter]) -> Result<RunTotals, StoreError> {
+        let (scope, filters) = (scope.clone(), filters.to_vec());
+        self.read(move |db| listed::run_totals(db, &scope, &filters)).await
+    }
+
+    async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError> {
+        let run = run.clone();
+        self.read(move |db| listed::outline(db, &run)).await
+    }
+
+    async fn matched(
+        &self,
+        run: &RunKey,
+        names: &[ActionName],
+        filters: &[Filter],
+    ) -> Result<Vec<(ActionState, bool)>, StoreError> {
+        let (run, names, filters) = (run.clone(), names.to_vec(), filters.to_vec());
+        self.read(move |db| listed::matched(db, &run, &names, &filters)).await
     }
 
     async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError> {
@@ -329,14 +406,11 @@ impl Store for SqliteStore {
         self.read(move |db| read::task(db, &id)).await
     }
 
-    async fn list_tasks(
-        &self,
-        scope: &ListScope,
-        latest: bool,
-        query: &ListQuery,
-    ) -> Result<Page<DeployedTask>, StoreError> {
-        let (scope, query) = (scope.clone(), query.clone());
-        self.read(move |db| read::list_tasks(db, &scope, latest, &query)).await
+    async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery) -> Result<TaskList, StoreError> {
+        let (scope, query, now) = (scope.clone(), query.clone(), (self.clock)());
+        let found = self.read(move |db| listed::list_tasks(db, &scope, latest, &query, now)).await?;
+        let page = Page { rows: found.rows, next: self.token(found.next).await? };
+        Ok(TaskList { page, total: found.total, filtered: found.filtered })
     }
 
     async fn create_project(&self, project: Project) -> Result<bool, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aloft_core::Time;
+use aloft_core::{Scope, Time};
 use aloft_store::{MAX_DELETED_QUEUES, ProjectLimits, Queue, QueueLoad};
 use rusqlite::{Connection, Row, ToSql, params};
 use serde::{Serialize, de::DeserializeOwned};
@@ -89,4 +89,11 @@ pub(crate) fn replace_limits(db: &Connection, limits: &ProjectLimits, generation
 pub(crate) fn limits(db: &Connection, org: &str) -> Result<Vec<ProjectLimits>> {
     let sql = "SELECT body FROM project_limits WHERE org = ?1 ORDER BY project, domain";
     rows(db, sql, &[&org], |row| body(row, "the limits of a project"))
+}
+
+/// The limits that apply to `scope`: of its project, and of its domain. Every enqueue asks, so it reads no others.
+pub(crate) fn limits_of(db: &Connection, scope: &Scope) -> Result<Vec<ProjectLimits>> {
+    let sql = "SELECT body FROM project_limits WHERE org = ?1 AND project = ?2 AND domain IN ('', ?3) ORDER BY domain";
+    let params: [&dyn ToSql; 3] = [&scope.org, &scope.project, &scope.domain];
+    rows(db, sql, &params, |row| body(row, "the limits of a project"))
 }

@@ -3,16 +3,12 @@
 use std::collections::HashMap;
 
 use aloft_core::{ActionName, ActionState, Event, RunInfo, RunKey, Scope, Subject, Time, WorkerId};
-use aloft_store::{
-    DeployedTask, FeedItem, ListQuery, ListScope, Logged, Page, Project, RunRecord, RunRow, Snapshot, StoreError,
-    TaskId, Which,
-};
+use aloft_store::{DeployedTask, FeedItem, Logged, Project, RunRecord, Snapshot, StoreError, TaskId, Which};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use crate::{
     error::{self, from_sqlite},
-    list::{self, Of, Sql},
     writer::{decode_state, load_action},
 };
 
@@ -61,7 +57,7 @@ pub(crate) fn blob(db: &Connection, digest: &str) -> Result<Option<Bytes>> {
 }
 
 /// The run's row number, the number of its last event, and its record.
-fn find_run(db: &Connection, run: &RunKey) -> Result<Option<(i64, u64, RunRecord)>> {
+pub(crate) fn find_run(db: &Connection, run: &RunKey) -> Result<Option<(i64, u64, RunRecord)>> {
     let sql =
         "SELECT id, seq, created_at, info FROM runs WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4";
     let params: [&dyn ToSql; 4] = [&run.scope.org, &run.scope.project, &run.scope.domain, &run.name];
@@ -76,7 +72,7 @@ fn find_run(db: &Connection, run: &RunKey) -> Result<Option<(i64, u64, RunRecord
     Ok(found.into_iter().next())
 }
 
-fn run_info(bytes: &[u8]) -> Result<RunInfo> {
+pub(crate) fn run_info(bytes: &[u8]) -> Result<RunInfo> {
     serde_json::from_slice(bytes).map_err(|e| error::corrupt("a run", e))
 }
 
@@ -85,7 +81,7 @@ pub(crate) fn run(db: &Connection, run: &RunKey) -> Result<Option<RunRecord>> {
 }
 
 /// Shows live actions below an ended one as ended, whatever their own record says yet (design rule 5).
-fn as_shown(db: &Connection, run_id: i64, states: Vec<ActionState>) -> Result<Vec<ActionState>> {
+pub(crate) fn as_shown(db: &Connection, run_id: i64, states: Vec<ActionState>) -> Result<Vec<ActionState>> {
     let mut above: HashMap<ActionName, Option<ActionState>> = HashMap::new();
     let mut shown = Vec::with_capacity(states.len());
     'states: for state in states {
@@ -151,36 +147,6 @@ pub(crate) fn last_pos(db: &Connection) -> Result<u64> {
         .map_err(from_sqlite)
 }
 
-pub(crate) fn list_runs(db: &Connection, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>> {
-    let mut sql = Sql {
-        text: "SELECT r.id, $sort, r.org, r.project, r.domain, r.name, r.created_at, r.info, a.state
-               FROM runs r JOIN actions a ON a.run_id = r.id AND a.name = 'a0' WHERE 1"
-            .to_owned(),
-        params: Vec::new(),
-    };
-    list::push_scope(&mut sql, "r", scope);
-    list::page(db, sql, Of::Runs, "r.id", query, |row| {
-        let run = RunRecord {
-            key: run_key(row, 2)?,
-            created_at: Time::from_micros(get(row, 6)?),
-            info: run_info(&get::<Vec<u8>>(row, 7)?)?,
-        };
-        Ok(RunRow { run, root: decode_state(&get::<Vec<u8>>(row, 8)?)? })
-    })
-}
-
-pub(crate) fn list_actions(db: &Connection, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>> {
-    let Some((run_id, _, _)) = find_run(db, run)? else {
-        return Ok(Page { rows: Vec::new(), next: String::new() });
-    };
-    let sql = Sql {
-        text: format!("SELECT a.id, $sort, a.state FROM actions a WHERE a.run_id = {run_id}"),
-        params: Vec::new(),
-    };
-    let page = list::page(db, sql, Of::Actions, "a.id", query, |row| decode_state(&get::<Vec<u8>>(row, 2)?))?;
-    Ok(Page { rows: as_shown(db, run_id, page.rows)?, next: page.next })
-}
-
 fn named(row: &Row<'_>) -> Result<(RunKey, ActionName)> {
     Ok((run_key(row, 0)?, action_name(row, 4)?))
 }
@@ -237,10 +203,11 @@ pub(crate) fn unsettled(db: &Connection, limit: usize) -> Result<Vec<(RunKey, Ac
     rows(db, sql, &[&(limit as i64)], named)
 }
 
-const TASK_COLUMNS: &str = "t.org, t.project, t.domain, t.name, t.version, t.digest, t.short_name, t.environment,
+pub(crate) const TASK_COLUMNS: &str =
+    "t.org, t.project, t.domain, t.name, t.version, t.digest, t.short_name, t.environment,
                             t.entrypoint, t.deployed_at, t.deployer";
 
-fn deployed(row: &Row<'_>, first: usize) -> Result<DeployedTask> {
+pub(crate) fn deployed(row: &Row<'_>, first: usize) -> Result<DeployedTask> {
     let text = |i| get::<String>(row, first + i);
     let deployer: Subject = serde_json::from_slice(&get::<Vec<u8>>(row, first + 10)?)
         .map_err(|e| error::corrupt("the deployer of a task", e))?;
@@ -266,21 +233,6 @@ pub(crate) fn task(db: &Connection, id: &TaskId) -> Result<Option<DeployedTask>>
     );
     let params: [&dyn ToSql; 5] = [&id.scope.org, &id.scope.project, &id.scope.domain, &id.name, &id.version];
     Ok(rows(db, &sql, &params, |row| deployed(row, 0))?.into_iter().next())
-}
-
-pub(crate) fn list_tasks(
-    db: &Connection,
-    scope: &ListScope,
-    latest: bool,
-    query: &ListQuery,
-) -> Result<Page<DeployedTask>> {
-    let newest =
-        "NOT EXISTS (SELECT 1 FROM tasks n WHERE n.org = t.org AND n.project = t.project AND n.domain = t.domain
-                  AND n.name = t.name AND (n.deployed_at, n.id) > (t.deployed_at, t.id))";
-    let text = format!("SELECT t.id, $sort, {TASK_COLUMNS} FROM tasks t WHERE {}", if latest { newest } else { "1" });
-    let mut sql = Sql { text, params: Vec::new() };
-    list::push_scope(&mut sql, "t", scope);
-    list::page(db, sql, Of::Tasks, "t.id", query, |row| deployed(row, 2))
 }
 
 fn project_body(row: &Row<'_>) -> Result<Project> {

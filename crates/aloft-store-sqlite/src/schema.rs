@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_contract.sql"),
     include_str!("../migrations/0003_settings.sql"),
     include_str!("../migrations/0004_queues.sql"),
+    include_str!("../migrations/0005_lists.sql"),
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aloft_core::{Command, RunInfo, RunKey, Scope, Seed, TaskPolicy, TaskRef, TaskSeed, Time};
-use aloft_store::{Store, StoreError, Submission, Which};
+use aloft_store::{Direction, Field, ListQuery, ListScope, SortBy, Store, StoreError, Submission, Which};
 use aloft_store_sqlite::{Clock, SqliteStore};
 
 fn clock() -> Clock {
@@ -138,11 +138,89 @@ async fn a_run_that_cannot_be_read_does_not_stop_the_others() {
     let store = open(&path).unwrap();
     store.submit(create("bad")).await.unwrap();
     let db = rusqlite::Connection::open(&path).unwrap();
-    db.execute("UPDATE actions SET state = x'7b'", []).unwrap();
+    // Damage does not come through SQL, so no trigger sees it.
+    db.execute_batch("DROP TRIGGER run_index_changed; UPDATE actions SET state = x'7b';").unwrap();
     drop(db);
     // Together, so that they share a batch.
     let (damaged, fine) = tokio::join!(store.submit(create("bad")), store.submit(create("good")));
     assert!(damaged.unwrap_err().to_string().contains("damaged"));
     fine.unwrap();
     assert!(store.snapshot(&create("good").run, Which::All).await.unwrap().is_some());
+}
+
+fn by_phase(limit: usize) -> ListQuery {
+    let sort = vec![SortBy { field: Field::Phase, direction: Direction::Ascending }];
+    ListQuery { sort, ..ListQuery::newest(Vec::new(), limit) }
+}
+
+#[tokio::test]
+async fn kept_orders_expire_and_outlive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let now = Arc::new(AtomicI64::new(1_700_000_000_000_000));
+    let reopen = || {
+        let now = Arc::clone(&now);
+        SqliteStore::open(&path, Arc::new(move || Time::from_micros(now.load(Ordering::Relaxed)))).unwrap()
+    };
+    let scope = ListScope { org: "local".into(), ..ListScope::default() };
+    let store = reopen();
+    for i in 0..10 {
+        store.submit(create(&format!("r{i}"))).await.unwrap();
+    }
+    let first = store.list_runs(&scope, &by_phase(3)).await.unwrap();
+    store.flush().await;
+    drop(store);
+    let store = reopen();
+    let next = ListQuery { token: first.next, ..by_phase(3) };
+    assert_eq!(store.list_runs(&scope, &next).await.unwrap().rows.len(), 3, "after a restart");
+    now.fetch_add(3_601_000_000, Ordering::Relaxed);
+    assert_eq!(store.list_runs(&scope, &next).await.unwrap_err(), StoreError::Expired);
+    // The next one to be kept clears it away.
+    let other = store.list_runs(&scope, &by_phase(3)).await.unwrap();
+    store.flush().await;
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!((count("SELECT count(*) FROM list_orders"), count("SELECT count(*) FROM list_order_rows")), (1, 1));
+    assert_ne!(other.next, next.token);
+    now.fetch_sub(3_601_000_000, Ordering::Relaxed);
+    assert_eq!(store.list_runs(&scope, &next).await.unwrap_err(), StoreError::Expired, "it is gone for good");
+}
+
+#[tokio::test]
+async fn a_long_order_is_read_across_its_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let store = open(&path).unwrap();
+    let all = futures::future::join_all((0..9000).map(|i| store.submit(create(&format!("r{i:04}"))))).await;
+    assert!(all.into_iter().all(|r| r.is_ok()));
+    let scope = ListScope { org: "local".into(), ..ListScope::default() };
+    let mut query = by_phase(1000);
+    let mut names = Vec::new();
+    loop {
+        let page = store.list_runs(&scope, &query).await.unwrap();
+        names.extend(page.rows.into_iter().map(|r| r.run.key.name));
+        if page.next.is_empty() {
+            break;
+        }
+        query.token = page.next;
+    }
+    assert_eq!(names.len(), 9000);
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 9000, "each once");
+}
+
+#[tokio::test]
+async fn an_older_database_has_the_domains_that_were_fixed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("../migrations/0001_runs.sql")).unwrap();
+    old.execute_batch("PRAGMA application_id = 0x414c4654; PRAGMA user_version = 1").unwrap();
+    old.execute("INSERT INTO projects (org, id, body) VALUES ('local', 'p', x'7b7d')", []).unwrap();
+    drop(old);
+    let store = open(&path).unwrap();
+    let ids: Vec<_> = store.domains("local").await.unwrap().into_iter().map(|d| d.id).collect();
+    assert_eq!(ids, ["development", "staging", "production"]);
+    assert!(store.domains("other").await.unwrap().is_empty());
 }

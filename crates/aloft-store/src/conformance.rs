@@ -1,6 +1,8 @@
 //! The suite that every engine passes. An engine's tests call [`run_all`] with a maker of empty stores, so that a case
 //! that exists for one engine exists for all.
 
+mod lists;
+
 use std::{future::Future, sync::Arc};
 
 use aloft_core::{
@@ -12,9 +14,8 @@ use aloft_core::{
 use bytes::Bytes;
 
 use crate::{
-    Blob, Cursor, DeployedTask, Direction, Domain, DomainUse, Field, Filter, ListQuery, ListScope, MAX_DELETED_QUEUES,
-    OfferPlace, Op, Project, ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, SortBy, Store, StoreError,
-    Submission, SubmitError, TaskId, Which,
+    Blob, DeployedTask, Domain, DomainUse, ListQuery, ListScope, MAX_DELETED_QUEUES, OfferPlace, Project,
+    ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError, TaskId, Which,
 };
 
 type Handle = Arc<dyn Store>;
@@ -41,14 +42,14 @@ where
     reservations_from_outside_lapse(make().await).await;
     conditions_ask_for_a_call_once(make().await).await;
     the_end_of_a_parent_shows_at_once(make().await).await;
-    pages_cover_everything_once(make().await).await;
-    filters_select(make().await).await;
+    lists::run_all(&make).await;
     records_are_kept(make().await).await;
     domains_are_kept_while_they_are_used(make().await).await;
     settings_keep_every_version(make().await).await;
     queues_are_kept(make().await).await;
     deleted_queues_are_bounded(make().await).await;
     queues_know_what_they_hold(make().await).await;
+    queues_and_projects_take_so_much(make().await).await;
     limits_of_projects_are_kept(make().await).await;
 }
 
@@ -116,8 +117,7 @@ fn done() -> Progress {
 }
 
 fn query(limit: usize) -> ListQuery {
-    let sort = SortBy { field: Field::CreatedAt, direction: Direction::Descending };
-    ListQuery { filters: Vec::new(), sort, limit, token: String::new() }
+    ListQuery::newest(Vec::new(), limit)
 }
 
 fn scope() -> ListScope {
@@ -475,76 +475,6 @@ async fn the_end_of_a_parent_shows_at_once(store: Handle) {
     assert!(events.iter().all(|e| matches!(e.event, Event::Aborted { .. })) && events.len() == 2);
 }
 
-async fn pages_cover_everything_once(store: Handle) {
-    for i in 0..25 {
-        ok(&store, create(&key(&format!("r{i}")), "d")).await;
-    }
-    for direction in [Direction::Ascending, Direction::Descending] {
-        let mut q = query(10);
-        q.sort = SortBy { field: Field::Phase, direction };
-        let mut names = Vec::new();
-        loop {
-            let page = store.list_runs(&scope(), &q).await.unwrap();
-            names.extend(page.rows.into_iter().map(|r| r.run.key.name));
-            // Written between two pages, as a busy server would.
-            ok(&store, create(&key(&format!("n{}", names.len())), "d")).await;
-            if page.next.is_empty() {
-                break;
-            }
-            q.token = page.next;
-        }
-        let mut old: Vec<_> = names.iter().filter(|n| n.starts_with('r')).collect();
-        old.sort();
-        old.dedup();
-        assert_eq!(old.len(), 25, "nothing is skipped");
-        let mut all = names.clone();
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), names.len(), "nothing is repeated");
-    }
-    let mut q = query(10);
-    q.token = "nonsense".into();
-    assert_eq!(store.list_runs(&scope(), &q).await.unwrap_err(), StoreError::BadToken);
-}
-
-async fn filters_select(store: Handle) {
-    for name in ["alpha", "beta", "Alpine"] {
-        ok(&store, create(&key(name), "d")).await;
-    }
-    ok(&store, lease(&key("beta"), "a0", "w", 1)).await;
-    ok(&store, report(&key("beta"), "a0", 1, done())).await;
-    let select = |field: Field, op: Op, values: Vec<Cursor>| {
-        let store = Arc::clone(&store);
-        async move {
-            let mut q = query(10);
-            q.sort = SortBy { field: Field::Name, direction: Direction::Ascending };
-            q.filters = vec![Filter { field, op, values }];
-            let page = store.list_runs(&scope(), &q).await.unwrap();
-            page.rows.into_iter().map(|r| r.run.key.name).collect::<Vec<_>>()
-        }
-    };
-    let text = |t: &str| vec![Cursor::Text(t.into())];
-    let phase = |p: Phase| Cursor::Int(i64::from(p.number()));
-    assert_eq!(select(Field::Phase, Op::Equal, vec![phase(Phase::Succeeded)]).await, ["beta"]);
-    let several = vec![phase(Phase::Succeeded), phase(Phase::Queued)];
-    assert_eq!(select(Field::Phase, Op::In, several).await, ["Alpine", "alpha", "beta"]);
-    assert_eq!(select(Field::Phase, Op::NotEqual, vec![phase(Phase::Succeeded)]).await, ["Alpine", "alpha"]);
-    assert_eq!(select(Field::Name, Op::Contains, text("alp")).await, ["alpha"]);
-    assert_eq!(select(Field::Name, Op::ContainsNoCase, text("ALP")).await, ["Alpine", "alpha"]);
-    assert_eq!(select(Field::Name, Op::EndsWith, text("a")).await, ["alpha", "beta"]);
-    assert_eq!(select(Field::Name, Op::NotEndsWith, text("a")).await, ["Alpine"]);
-    assert_eq!(select(Field::Name, Op::Contains, text("%")).await, Vec::<String>::new(), "no wildcards");
-    assert_eq!(select(Field::Label("team".into()), Op::Equal, text("beta")).await, ["beta"]);
-    assert_eq!(select(Field::Label("team".into()), Op::Exists, vec![]).await.len(), 3);
-    assert_eq!(select(Field::Label("x' OR 1".into()), Op::NotExists, vec![]).await.len(), 3);
-    assert_eq!(select(Field::CreatedBy, Op::Equal, text("me")).await.len(), 3);
-    assert_eq!(select(Field::EndedAt, Op::Exists, vec![]).await, ["beta"]);
-    let epoch = vec![Cursor::Int(0)];
-    assert_eq!(select(Field::CreatedAt, Op::GreaterOrEqual, epoch).await.len(), 3);
-    let elsewhere = ListScope { project: "q".into(), ..scope() };
-    assert!(store.list_runs(&elsewhere, &query(10)).await.unwrap().rows.is_empty());
-}
-
 async fn records_are_kept(store: Handle) {
     let project = Project { org: "local".into(), id: "p".into(), name: "P".into(), ..Project::default() };
     assert!(store.create_project(project.clone()).await.unwrap());
@@ -578,7 +508,7 @@ async fn records_are_kept(store: Handle) {
         let store = Arc::clone(&store);
         async move {
             let page = store.list_tasks(&scope(), latest, &query(10)).await.unwrap();
-            page.rows.into_iter().map(|t| t.id.version).collect::<Vec<_>>()
+            page.page.rows.into_iter().map(|t| t.task.id.version).collect::<Vec<_>>()
         }
     };
     assert_eq!(versions(false).await, ["2", "1"]);
@@ -766,6 +696,78 @@ async fn queues_know_what_they_hold(store: Handle) {
     }
     ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
     assert!(store.queue_loads("local").await.unwrap().is_empty());
+}
+
+async fn queues_and_projects_take_so_much(store: Handle) {
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    let into = |name: &str, queue: &str| {
+        let mut seed = seed("d", TaskPolicy::default());
+        if let Seed::Task(task) = &mut seed {
+            task.queue = queue.into();
+        }
+        let mut enqueued = enqueue(&run, name, "a0");
+        if let Command::Enqueue { seed: enqueued, .. } = &mut enqueued.command {
+            **enqueued = seed;
+        }
+        enqueued
+    };
+    let refused = |submission| {
+        let store = Arc::clone(&store);
+        async move {
+            match store.submit(submission).await {
+                Err(SubmitError::Refused(refusal)) => refusal,
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(refused(into("x1", "bulk")).await, Refusal::NoSuchQueue("bulk".into()));
+    let limits = QueueLimits { depth: Some(1), action_concurrency: Some(1), ..QueueLimits::default() };
+    let mut bulk = queue("bulk");
+    bulk.spec = QueueSpec { limits, priority: Priority::High, ..QueueSpec::default() };
+    assert!(store.create_queue(bulk.clone()).await.unwrap());
+    ok(&store, into("x1", "bulk")).await;
+    assert_eq!(refused(into("x2", "bulk")).await, Refusal::Full { what: "queue bulk".into(), depth: 1 });
+    let load = QueueLoad { waiting: 1, ..QueueLoad::default() };
+    assert_eq!(store.queue_load("local", "bulk").await.unwrap(), load);
+    let offered = store.offer(Time::from_micros(i64::MAX / 2), &OfferPlace::default(), 10, 10).await.unwrap();
+    let lane = offered.offer.queues.iter().find(|lane| lane.name == "queue bulk").expect("it has work");
+    assert_eq!(lane.spec, bulk.spec);
+
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    assert_eq!(refused(into("x2", "bulk")).await, Refusal::Full { what: "queue bulk".into(), depth: 1 }, "it runs");
+    ok(&store, report(&run, "x1", 1, done())).await;
+    let draining = Queue { state: QueueState::Draining, generation: 2, ..bulk.clone() };
+    let drained = Queue { state: QueueState::Drained, generation: 3, ..bulk.clone() };
+    let deleted = Queue { deleted_at: Some(Time::from_micros(1)), generation: 4, ..bulk.clone() };
+    for (closed, state) in [(draining, "draining"), (drained, "drained"), (deleted, "deleted")] {
+        let generation = closed.generation - 1;
+        assert!(store.replace_queue(closed, generation).await.unwrap());
+        assert_eq!(refused(into("x2", "bulk")).await, Refusal::QueueClosed { name: "bulk".into(), state });
+    }
+    assert!(store.replace_queue(Queue { generation: 5, ..bulk }, 4).await.unwrap());
+    ok(&store, into("x2", "bulk")).await;
+
+    // The root and x2 wait.
+    let place = |domain: &str, depth| ProjectLimits {
+        org: "local".into(),
+        project: "p".into(),
+        domain: domain.into(),
+        depth: Some(depth),
+        generation: 1,
+        ..ProjectLimits::default()
+    };
+    assert!(store.replace_project_limits(place("development", 3), 0).await.unwrap());
+    assert!(store.replace_project_limits(place("production", 0), 0).await.unwrap());
+    ok(&store, into("x3", DEFAULT_QUEUE)).await;
+    let full = |what: &str, depth| Refusal::Full { what: what.into(), depth };
+    assert_eq!(refused(into("x4", DEFAULT_QUEUE)).await, full("domain development of project p", 3));
+    assert!(store.replace_project_limits(place("", 2), 0).await.unwrap());
+    assert_eq!(refused(into("x4", DEFAULT_QUEUE)).await, full("project p", 2));
+    let offered = store.offer(Time::from_micros(i64::MAX / 2), &OfferPlace::default(), 10, 10).await.unwrap();
+    let mut places: Vec<_> = offered.offer.places.iter().map(|lane| lane.name.as_str()).collect();
+    places.sort_unstable();
+    assert_eq!(places, ["domain development of project p", "project p"], "those that apply");
 }
 
 async fn limits_of_projects_are_kept(store: Handle) {

@@ -6,23 +6,27 @@
 
 pub mod conformance;
 mod list;
+mod page;
 mod records;
+mod runs;
 
 use std::collections::BTreeMap;
 
 use aloft_core::{
-    ActionName, ActionState, CacheEntry, CachePlan, Command, Event, Offer, Refusal, Reply, Reservation, RunInfo,
-    RunKey, Scope, Time, WorkerId,
+    ActionName, ActionState, CacheEntry, CachePlan, Command, Event, Offer, Refusal, Reply, Reservation, RunKey, Scope,
+    Time, WorkerId,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-pub use list::{Cursor, Direction, Field, Filter, ListQuery, Op, Page, SortBy};
+pub use list::{Cursor, Direction, Field, FieldType, Filter, Listed, Op, SortBy};
+pub use page::{KEPT_FOR, ListQuery, MAX_KEPT, MAX_KEPT_TOGETHER, Page, Position};
 pub use records::{
-    DeployedTask, Domain, DomainUse, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad, SettingsKey,
-    SettingsVersion, TaskId,
+    DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
+    SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
+pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +51,15 @@ pub enum StoreError {
     /// A page token that this list did not give out.
     #[error("the page token is not one that this list gave out: start again without a token")]
     BadToken,
+    /// A page token whose kept order is gone.
+    #[error("the page token has expired: the order of this list is kept for an hour; start again without a token")]
+    Expired,
+    /// A list whose order cannot be kept.
+    #[error(
+        "more than {MAX_KEPT} rows are in an order that can change; add filters, or sort by created_at, whose order needs \
+         not be kept"
+    )]
+    TooManyRows,
 }
 
 /// Why a command was not carried out.
@@ -107,26 +120,6 @@ pub struct FeedItem {
     pub run: RunKey,
     /// The event.
     pub logged: Logged,
-}
-
-/// A run as it was started.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunRecord {
-    /// Its key.
-    pub key: RunKey,
-    /// When it was created.
-    pub created_at: Time,
-    /// What it was started with.
-    pub info: RunInfo,
-}
-
-/// A run as a list shows it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunRow {
-    /// The run.
-    pub run: RunRecord,
-    /// Its root action.
-    pub root: ActionState,
 }
 
 /// Which actions of a run.
@@ -207,6 +200,33 @@ pub trait Store: Send + Sync + 'static {
     /// Actions of a run.
     async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError>;
 
+    /// The place of the newest change of a run, for [`Store::runs_changed`].
+    async fn last_run_change(&self) -> Result<u64, StoreError>;
+
+    /// Up to `limit` runs of `scope` whose root has changed after place `after`.
+    async fn runs_changed(
+        &self,
+        scope: &ListScope,
+        filters: &[Filter],
+        after: u64,
+        limit: usize,
+    ) -> Result<RunChanges, StoreError>;
+
+    /// The runs of `scope` that meet `filters`, counted by task.
+    async fn run_totals(&self, scope: &ListScope, filters: &[Filter]) -> Result<RunTotals, StoreError>;
+
+    /// The tree of a run's actions; `None` if the run does not exist.
+    async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError>;
+
+    /// Some actions of a run as they must be shown, in the order of their creation, and whether each meets `filters`.
+    /// Names that do not exist are left out.
+    async fn matched(
+        &self,
+        run: &RunKey,
+        names: &[ActionName],
+        filters: &[Filter],
+    ) -> Result<Vec<(ActionState, bool)>, StoreError>;
+
     /// What waits for a worker and may start by `now`, with all that limits it: up to `groups` groups of one run and queue
     /// after the place `after`, up to `each` candidates of each.
     async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError>;
@@ -261,13 +281,8 @@ pub trait Store: Send + Sync + 'static {
     /// A deployed task.
     async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError>;
 
-    /// Deployed tasks. `latest` keeps only the newest version of each name.
-    async fn list_tasks(
-        &self,
-        scope: &ListScope,
-        latest: bool,
-        query: &ListQuery,
-    ) -> Result<Page<DeployedTask>, StoreError>;
+    /// Deployed tasks with their latest runs. `latest` keeps only the newest version of each name.
+    async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery) -> Result<TaskList, StoreError>;
 
     /// Creates a project; `false` if it exists already.
     async fn create_project(&self, project: Project) -> Result<bool, StoreError>;

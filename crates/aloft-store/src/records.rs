@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use aloft_core::{QueueSpec, QueueState, Scope, Subject, Time};
+use aloft_core::{Phase, QueueSpec, QueueState, RunKey, Scope, Subject, Time};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use crate::Page;
 
 /// What identifies a version of a deployed task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,39 @@ pub struct DeployedTask {
     pub deployed_at: Time,
     /// By whom.
     pub deployed_by: Subject,
+}
+
+/// The latest run that a task was part of, as its root or below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatestRun {
+    /// The run.
+    pub run: RunKey,
+    /// When it was created.
+    pub at: Time,
+    /// Where it is.
+    pub phase: Phase,
+    /// Full name of its root task.
+    pub root_task: String,
+}
+
+/// A deployed task as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRow {
+    /// The task.
+    pub task: DeployedTask,
+    /// The latest run of this version; in a list of names, of any version.
+    pub latest_run: Option<LatestRun>,
+}
+
+/// A page of tasks, and how many there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskList {
+    /// The page.
+    pub page: Page<TaskRow>,
+    /// How many the scope has.
+    pub total: u64,
+    /// How many meet the filters.
+    pub filtered: u64,
 }
 
 /// A project.

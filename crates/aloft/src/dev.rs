@@ -300,7 +300,9 @@ fn store_exit(error: &StoreError) -> Exit {
         StoreError::Full(_) => Kind::DiskFull,
         StoreError::Corrupt(_) => Kind::Corrupt,
         StoreError::Newer { .. } => Kind::Newer,
-        StoreError::Unavailable(_) | StoreError::BadToken => Kind::DataDir,
+        StoreError::Unavailable(_) | StoreError::BadToken | StoreError::Expired | StoreError::TooManyRows => {
+            Kind::DataDir
+        }
     };
     Exit::new(kind, error.to_string())
 }

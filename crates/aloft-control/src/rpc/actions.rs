@@ -58,7 +58,8 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         return Err(invalid("action_id.name: a0 is the run's first action and is created by CreateRun"));
     }
     let parent = if request.parent.is_empty() { "a0" } else { request.parent };
-    let parent = ActionName::new(parent).map_err(wire)?;
+    let parent =
+        ActionName::new(parent).map_err(|e| invalid(format!("parent_action_name: {:?} {}", e.value, e.reason)))?;
     for (field, uri) in [("input_uri", request.input_uri), ("run_output_base", request.run_output_base)] {
         if !uri.is_empty() && !control.data().owns(&run.scope, uri) {
             return Err(not_owned(field, uri, &run));

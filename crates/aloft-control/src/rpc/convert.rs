@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use aloft_core::{
-    ActionKind, ActionName, ActionState, Asks, Attempt, Backoff, CacheStatus, ErrorKind, OutputRefs, Phase, RunKey,
-    Scope, Seed, Subject, TaskError, TaskPolicy, TaskRef, Time,
+    ActionKind, ActionName, ActionState, Asks, Attempt, Backoff, BadName, CacheStatus, ErrorKind, OutputRefs, Phase,
+    RunKey, Scope, Seed, Subject, TaskError, TaskPolicy, TaskRef, Time,
 };
 use aloft_flyteidl2::flyteidl2::{
     common::{
@@ -26,6 +26,7 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_store::{Blob, RunRecord};
 use buffa::Message as _;
 use buffa_types::google::protobuf::{Duration as WireDuration, Struct, Timestamp, Value, value};
+use connectrpc::ConnectError;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -61,23 +62,46 @@ impl Control {
         Scope::new(&self.org(org), project, domain).map_err(wire)
     }
 
-    /// The scope a project identifier names.
+    /// The scope a project identifier names, which is the request's field `project_id`.
     pub(super) fn project_scope(&self, id: &ProjectIdentifier) -> Answer<Scope> {
-        self.scope(&id.organization, &id.name, &id.domain)
+        Scope::new(&self.org(&id.organization), &id.name, &id.domain).map_err(|e| {
+            let field = match e.field {
+                "org" => "organization",
+                "project" => "name",
+                other => other,
+            };
+            misnamed("project_id", field, &e)
+        })
     }
 
-    /// The run a request names.
+    /// The run that a request's field `run_id` names.
     pub(super) fn run_id(&self, id: Option<&RunIdentifier>) -> Answer<RunKey> {
-        let id = id.ok_or_else(|| invalid("run_id: is required"))?;
-        RunKey::new(self.scope(&id.org, &id.project, &id.domain)?, &id.name).map_err(wire)
+        self.run_id_at("run_id", id)
     }
 
-    /// The action a request names.
+    /// The run that a request's field `field` names.
+    pub(super) fn run_id_at(&self, field: &str, id: Option<&RunIdentifier>) -> Answer<RunKey> {
+        let id = id.ok_or_else(|| invalid(format!("{field}: is required")))?;
+        let scope = Scope::new(&self.org(&id.org), &id.project, &id.domain);
+        scope.and_then(|scope| RunKey::new(scope, &id.name)).map_err(|e| misnamed(field, last(e.field), &e))
+    }
+
+    /// The action that a request's field `action_id` names.
     pub(super) fn action_id(&self, id: Option<&ActionIdentifier>) -> Answer<(RunKey, ActionName)> {
         let id = id.ok_or_else(|| invalid("action_id: is required"))?;
-        let run = self.run_id(id.run.as_option())?;
-        Ok((run, ActionName::new(&id.name).map_err(wire)?))
+        let run = self.run_id_at("action_id.run", id.run.as_option())?;
+        let action = ActionName::new(&id.name).map_err(|e| misnamed("action_id", last(e.field), &e))?;
+        Ok((run, action))
     }
+}
+
+/// The wire's field of a name that the core calls, say, `run name`.
+fn last(field: &str) -> &str {
+    field.rsplit(' ').next().unwrap_or(field)
+}
+
+fn misnamed(message: &str, field: &str, error: &BadName) -> ConnectError {
+    invalid(format!("{message}.{field}: {:?} {}", error.value, error.reason))
 }
 
 pub(super) fn run_id(run: &RunKey) -> RunIdentifier {
@@ -599,6 +623,7 @@ fn attempt(
         log_info: std::iter::once(logs).chain(rendered).collect(),
         outputs: outputs(&attempt.outputs).into(),
         logs_available: has_log(attempt),
+        cluster_events: super::watch::cluster_events_of(attempt),
         phase_transitions: transitions.collect(),
         cluster: control.settings().cluster.clone(),
         cache_status: cache_status(state).into(),

@@ -112,7 +112,7 @@ impl From<StoreError> for Failure {
             // Not UNAVAILABLE: clients would retry blindly and fill the log.
             StoreError::Full(_) => ErrorCode::ResourceExhausted,
             StoreError::Corrupt(_) | StoreError::Newer { .. } => ErrorCode::DataLoss,
-            StoreError::BadToken => ErrorCode::InvalidArgument,
+            StoreError::BadToken | StoreError::Expired | StoreError::TooManyRows => ErrorCode::InvalidArgument,
         };
         if matches!(code, ErrorCode::DataLoss) {
             tracing::error!(%error, "the store is damaged");

@@ -90,13 +90,14 @@ pub fn router(control: &Control) -> Router {
             read "GetActionData" => run::get_action_data,
             read "GetActionDataURIs" => run::get_action_data_uris,
             read "GetActionLogContext" => run::get_action_log_context,
-            read "ListRuns" => run::list_runs,
-            read "ListActions" => run::list_actions,
+            read "ListRuns" => list::list_runs,
+            read "ListActions" => list::list_actions,
             stream "WatchRunDetails" => watch::run_details,
             stream "WatchActionDetails" => watch::action_details,
             stream "WatchRuns" => watch::runs,
             stream "WatchActions" => watch::actions,
             stream "WatchClusterEvents" => watch::cluster_events,
+            stream "WatchGroups" => watch::groups,
         }
         "workflow.RunLogsService" { stream "TailLogs" => data::tail_run_logs }
         "workflow.TranslatorService" {

@@ -10,7 +10,7 @@ use aloft_flyteidl2::flyteidl2::{
     },
     task::Labels,
 };
-use aloft_store::{Cursor, Domain, ListQuery, Project, SortBy, StoreError};
+use aloft_store::{Cursor, Domain, ListQuery, Position, Project, StoreError};
 use buffa::Enumeration as _;
 use connectrpc::{ConnectError, ErrorCode};
 
@@ -192,19 +192,22 @@ fn page(mut projects: Vec<Project>, order: Order, after: Option<Place>, limit: u
     let more = projects.len() > limit;
     projects.truncate(limit);
     let last = projects.last().filter(|_| more).and_then(|p| serde_json::to_string(&order.place(p)).ok());
-    let token = last.map(|place| ListQuery::token_after(&Cursor::Text(place), 0));
+    let token = last.map(|place| ListQuery::token(PROJECTS, Position::After(vec![Cursor::Text(place)], 0)));
     (projects, token.unwrap_or_default())
 }
 
+/// What tells tokens of this list from those of others.
+const PROJECTS: u64 = 1;
+
 fn read_token(token: &str) -> Answer<Option<Place>> {
-    let sort = SortBy { field: aloft_store::Field::Name, direction: aloft_store::Direction::Ascending };
-    let query = ListQuery { filters: Vec::new(), sort, limit: 0, token: token.to_owned() };
-    match query.after().map_err(wire)? {
-        None => Ok(None),
-        Some((Cursor::Text(place), _)) => {
-            serde_json::from_str(&place).map(Some).map_err(|_| wire(StoreError::BadToken))
-        }
-        Some(_) => Err(wire(StoreError::BadToken)),
+    let query = ListQuery { token: token.to_owned(), ..ListQuery::newest(Vec::new(), 0) };
+    match query.position(PROJECTS).map_err(wire)? {
+        Position::Start => Ok(None),
+        Position::After(values, _) => match values.as_slice() {
+            [Cursor::Text(place)] => serde_json::from_str(place).map(Some).map_err(|_| wire(StoreError::BadToken)),
+            _ => Err(wire(StoreError::BadToken)),
+        },
+        Position::Kept { .. } => Err(wire(StoreError::BadToken)),
     }
 }
 

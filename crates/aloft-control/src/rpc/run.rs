@@ -12,22 +12,18 @@ use aloft_flyteidl2::flyteidl2::{
         AbortActionRequest, AbortActionResponse, AbortRunRequest, AbortRunResponse, CreateRunRequest,
         CreateRunResponse, GetActionDataRequest, GetActionDataResponse, GetActionDataURIsRequest,
         GetActionDataURIsResponse, GetActionDetailsRequest, GetActionDetailsResponse, GetActionLogContextRequest,
-        GetActionLogContextResponse, GetRunDetailsRequest, GetRunDetailsResponse, ListActionsRequest,
-        ListActionsResponse, ListRunsRequest, ListRunsResponse, Run, RunDetails,
+        GetActionLogContextResponse, GetRunDetailsRequest, GetRunDetailsResponse, Run, RunDetails,
         create_run_request::{Id, InputWrapper, Task},
-        list_runs_request::ScopeBy,
     },
 };
-use aloft_store::{
-    Cursor, Field, Filter, ListScope, Op, RunRecord, RunRow, StoreError, Submission, SubmitError, Which,
-};
+use aloft_store::{RunRecord, StoreError, Submission, SubmitError, Which};
 use buffa::Message as _;
 use connectrpc::RequestContext;
 
 use super::{
     convert::{self, Spec},
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
-    list, settings, task,
+    settings, task,
 };
 use crate::{Control, names};
 
@@ -158,7 +154,7 @@ async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Opt
             Ok(None)
         };
     };
-    let to = control.run_id(Some(to))?;
+    let to = control.run_id_at("run_spec.relation.related_to", Some(to))?;
     if recovers {
         if to.scope.org != run.scope.org || to.scope.project != run.scope.project {
             return Err(invalid(
@@ -366,18 +362,21 @@ pub(super) async fn details(
     convert::details(control, record, state, stored)
 }
 
-pub(super) async fn run_details(control: &Control, run: &RunKey) -> Answer<RunDetails> {
-    let (record, root) = find_run(control, run).await?;
+/// Everything about a run whose root is in the state `root`.
+pub(super) async fn run_details(control: &Control, record: &RunRecord, root: &ActionState) -> Answer<RunDetails> {
+    let run = &record.key;
     let bytes = control.store().blob(&record.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
     let run_spec = RunSpec::decode_from_slice(&bytes)
         .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {run}: {e}"))))?;
-    let action = details(control, &record, &root).await?;
+    let action = details(control, record, root).await?;
     Ok(RunDetails { run_spec: run_spec.into(), action: action.into(), ..Default::default() })
 }
 
 pub(super) async fn get_run_details(control: &Control, request: GetRunDetailsRequest) -> Answer<GetRunDetailsResponse> {
     let run = control.run_id(request.run_id.as_option())?;
-    Ok(GetRunDetailsResponse { details: run_details(control, &run).await?.into(), ..Default::default() })
+    let (record, root) = find_run(control, &run).await?;
+    let details = run_details(control, &record, &root).await?;
+    Ok(GetRunDetailsResponse { details: details.into(), ..Default::default() })
 }
 
 pub(super) async fn get_action_details(
@@ -458,44 +457,6 @@ pub(super) async fn get_action_log_context(
         end_time: attempt.ended_at.map(convert::timestamp).into(),
         ..Default::default()
     })
-}
-
-pub(super) async fn list_runs(control: &Control, request: ListRunsRequest) -> Answer<ListRunsResponse> {
-    let mut query = list::query(list::Of::Runs, request.request.as_option())?;
-    let text = |field, value: &str| Filter { field, op: Op::Equal, values: vec![Cursor::Text(value.to_owned())] };
-    let scope = match &request.scope_by {
-        Some(ScopeBy::Org(org)) => ListScope { org: control.org(org), ..ListScope::default() },
-        Some(ScopeBy::ProjectId(id)) => {
-            ListScope { org: control.org(&id.organization), project: id.name.clone(), domain: id.domain.clone() }
-        }
-        Some(ScopeBy::TaskName(task)) => {
-            query.filters.push(text(Field::TaskName, &task.name));
-            ListScope { org: control.org(&task.org), project: task.project.clone(), domain: task.domain.clone() }
-        }
-        Some(ScopeBy::TaskId(task)) => {
-            query.filters.push(text(Field::TaskName, &task.name));
-            query.filters.push(text(Field::TaskVersion, &task.version));
-            ListScope { org: control.org(&task.org), project: task.project.clone(), domain: task.domain.clone() }
-        }
-        Some(ScopeBy::TriggerName(_)) => return Ok(ListRunsResponse::default()),
-        None => ListScope { org: control.org(""), ..ListScope::default() },
-    };
-    if request.paused_actions_only {
-        // Nothing can be paused before conditions are built.
-        return Ok(ListRunsResponse::default());
-    }
-    let page = control.store().list_runs(&scope, &query).await.map_err(wire)?;
-    let runs = page.rows.iter().map(|RunRow { run, root }| to_run(run, root)).collect();
-    Ok(ListRunsResponse { runs, token: page.next, ..Default::default() })
-}
-
-pub(super) async fn list_actions(control: &Control, request: ListActionsRequest) -> Answer<ListActionsResponse> {
-    let run = control.run_id(request.run_id.as_option())?;
-    let record = find_record(control, &run).await?;
-    let query = list::query(list::Of::Actions, request.request.as_option())?;
-    let page = control.store().list_actions(&run, &query).await.map_err(wire)?;
-    let actions = page.rows.iter().map(|state| convert::action(&record, state)).collect();
-    Ok(ListActionsResponse { actions, token: page.next, ..Default::default() })
 }
 
 /// Who created what, for records that carry a subject.

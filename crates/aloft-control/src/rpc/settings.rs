@@ -1,6 +1,6 @@
 //! `flyteidl2.settings.SettingsService`, and what a run gets of the settings of its place.
 
-use aloft_core::{RunKey, Scope, Subject};
+use aloft_core::{DEFAULT_QUEUE, RunKey, Scope, Subject};
 use aloft_flyteidl2::flyteidl2::{
     settings::{
         CreateSettingsRequest, CreateSettingsResponse, GetSettingsForEditRequest, GetSettingsForEditResponse,
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Control,
+    queues::QueueRefusal,
     settings::{
         Choice, Choices, Key, Level, Value, Wrong, apply,
         check::{check, check_limits},
@@ -170,8 +171,12 @@ async fn edit(
 async fn check_choices(control: &Control, key: &SettingsKey, choices: &Choices) -> Answer<()> {
     check(Level::of(key), choices).map_err(|e| refused(&e))?;
     for (setting, choice) in choices {
-        if let (Key::RunBaseDir | Key::RawDataPath, Choice::Value(Value::Text(uri))) = (setting, choice) {
-            check_prefix(control, key, *setting, uri)?;
+        match (setting, choice) {
+            (Key::RunBaseDir | Key::RawDataPath, Choice::Value(Value::Text(uri))) => {
+                check_prefix(control, key, *setting, uri)?;
+            }
+            (Key::DefaultQueue, Choice::Value(Value::Text(name))) => check_queue(control, &key.org, name).await?,
+            _ => {}
         }
     }
     let mut levels = control.store().settings_at(key).await.map_err(wire)?;
@@ -189,6 +194,17 @@ fn check_prefix(control: &Control, key: &SettingsKey, setting: Key, uri: &str) -
     }
     let reason = format!("{} is not in the storage of project {}", shortened(uri), key.project);
     Err(refused(&Wrong::new(setting, reason)))
+}
+
+/// Refuses a queue that does not exist: every run that names none would be refused.
+async fn check_queue(control: &Control, org: &str, name: &str) -> Answer<()> {
+    if name == DEFAULT_QUEUE {
+        return Ok(());
+    }
+    match control.store().queue(org, name).await.map_err(wire)? {
+        Some(queue) if queue.deleted_at.is_none() => Ok(()),
+        _ => Err(refused(&Wrong::new(Key::DefaultQueue, QueueRefusal::Missing(name.to_owned()).to_string()))),
+    }
 }
 
 /// Refuses an edit that came too late, unless it is the newest one sent again.

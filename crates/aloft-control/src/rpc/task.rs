@@ -1,13 +1,14 @@
 //! `flyteidl2.task.TaskService`: deployed tasks.
 
 use aloft_flyteidl2::flyteidl2::task::{
-    DeployTaskRequest, DeployTaskResponse, GetTaskDetailsRequest, GetTaskDetailsResponse, ListTasksRequest,
-    ListTasksResponse, ListVersionsRequest, ListVersionsResponse, Task, TaskDetails, TaskIdentifier, TaskMetadata,
-    TaskSpec,
+    DeployTaskRequest, DeployTaskResponse, GetTaskDetailsRequest, GetTaskDetailsResponse, LatestRunSummary,
+    ListTasksRequest, ListTasksResponse, ListVersionsRequest, ListVersionsResponse, Task, TaskDetails, TaskIdentifier,
+    TaskMetadata, TaskSpec, TaskSummary,
     list_tasks_request::{KnownFilter, ScopeBy, known_filter::FilterBy},
+    list_tasks_response::ListTasksMetadata,
     list_versions_response::VersionResponse,
 };
-use aloft_store::{Cursor, DeployedTask, Field, Filter, ListScope, Op, StoreError, TaskId};
+use aloft_store::{DeployedTask, Field, Filter, LatestRun, ListQuery, Listed, Op, StoreError, TaskId, TaskRow};
 use buffa::Message as _;
 use connectrpc::{ConnectError, ErrorCode};
 
@@ -105,12 +106,10 @@ pub(super) async fn deploy(control: &Control, request: DeployTaskRequest) -> Ans
 async fn find(control: &Control, id: &TaskIdentifier) -> Answer<DeployedTask> {
     let id = task_id(control, id)?;
     let found = if id.version.is_empty() {
-        let mut query = list::query(list::Of::Tasks, None)?;
-        query.filters.push(equal(Field::Name, &id.name));
-        query.limit = 1;
-        let scope =
-            ListScope { org: id.scope.org.clone(), project: id.scope.project.clone(), domain: id.scope.domain.clone() };
-        control.store().list_tasks(&scope, true, &query).await.map_err(wire)?.rows.into_iter().next()
+        let query = ListQuery::newest(vec![Filter::equal(Field::Name, &id.name)], 1);
+        let scope = list::scope(id.scope.org.clone(), &id.scope.project, &id.scope.domain);
+        let list = control.store().list_tasks(&scope, true, &query).await.map_err(wire)?;
+        list.page.rows.into_iter().next().map(|row| row.task)
     } else {
         control.store().task(&id).await.map_err(wire)?
     };
@@ -123,10 +122,6 @@ async fn find(control: &Control, id: &TaskIdentifier) -> Answer<DeployedTask> {
             id.scope.domain
         ))
     })
-}
-
-fn equal(field: Field, value: &str) -> Filter {
-    Filter { field, op: Op::Equal, values: vec![Cursor::Text(value.to_owned())] }
 }
 
 async fn load_spec(control: &Control, task: &DeployedTask) -> Answer<TaskSpec> {
@@ -153,48 +148,69 @@ pub(super) async fn get_details(control: &Control, request: GetTaskDetailsReques
     Ok(GetTaskDetailsResponse { details: details.into(), ..Default::default() })
 }
 
+fn latest_run(run: &LatestRun) -> LatestRunSummary {
+    LatestRunSummary {
+        run_id: convert::run_id(&run.run).into(),
+        run_time: convert::timestamp(run.at).into(),
+        phase: convert::phase(run.phase).into(),
+        root_task_name: run.root_task.clone(),
+        ..Default::default()
+    }
+}
+
 pub(super) async fn list(control: &Control, request: ListTasksRequest) -> Answer<ListTasksResponse> {
-    let mut query = list::query(list::Of::Tasks, request.request.as_option())?;
+    let mut query = list::query(Listed::Tasks, request.request.as_option())?;
     for KnownFilter { filter_by, .. } in &request.known_filters {
         match filter_by {
-            Some(FilterBy::DeployedBy(subject)) => query.filters.push(equal(Field::CreatedBy, subject)),
-            Some(FilterBy::IsEntrypoint(wanted)) => query.filters.push(Filter {
-                field: Field::Entrypoint,
-                op: Op::Equal,
-                values: vec![Cursor::Int(i64::from(*wanted))],
-            }),
+            Some(FilterBy::DeployedBy(subject)) => query.filters.push(Filter::equal(Field::CreatedBy, subject)),
+            Some(FilterBy::IsEntrypoint(wanted)) => {
+                query.filters.push(list::number(Field::Entrypoint, Op::Equal, [i64::from(*wanted)]));
+            }
             None => {}
         }
     }
     let scope = match &request.scope_by {
-        Some(ScopeBy::ProjectId(id)) => {
-            ListScope { org: control.org(&id.organization), project: id.name.clone(), domain: id.domain.clone() }
-        }
-        Some(ScopeBy::Org(org)) => ListScope { org: control.org(org), ..ListScope::default() },
-        None => ListScope { org: control.org(""), ..ListScope::default() },
+        Some(ScopeBy::ProjectId(id)) => list::scope(control.org(&id.organization), &id.name, &id.domain),
+        Some(ScopeBy::Org(org)) => list::scope(control.org(org), "", ""),
+        None => list::scope(control.org(""), "", ""),
     };
     // Asked for one name, every version is of interest; else each name once, with its newest version.
     let one_name = query.filters.iter().any(|f| f.field == Field::Name && f.op == Op::Equal);
-    let page = control.store().list_tasks(&scope, !one_name, &query).await.map_err(wire)?;
-    let tasks = page.rows.iter().map(|task| Task {
-        task_id: to_wire(&task.id).into(),
-        metadata: metadata(task).into(),
-        ..Default::default()
+    let found = control.store().list_tasks(&scope, !one_name, &query).await.map_err(wire)?;
+    let tasks = found.page.rows.iter().map(|TaskRow { task, latest_run: run }| {
+        let summary = run.as_ref().map(|r| TaskSummary { latest_run: latest_run(r).into(), ..Default::default() });
+        Task {
+            task_id: to_wire(&task.id).into(),
+            metadata: metadata(task).into(),
+            task_summary: summary.into(),
+            ..Default::default()
+        }
     });
-    Ok(ListTasksResponse { tasks: tasks.collect(), token: page.next, ..Default::default() })
+    let metadata = ListTasksMetadata {
+        total: u32::try_from(found.total).unwrap_or(u32::MAX),
+        filtered_total: u32::try_from(found.filtered).unwrap_or(u32::MAX),
+        ..Default::default()
+    };
+    Ok(ListTasksResponse {
+        tasks: tasks.collect(),
+        token: found.page.next,
+        metadata: metadata.into(),
+        ..Default::default()
+    })
 }
 
 pub(super) async fn list_versions(control: &Control, request: ListVersionsRequest) -> Answer<ListVersionsResponse> {
     let name = request.task_name.as_option().ok_or_else(|| invalid("task_name: is required"))?;
-    let mut query = list::query(list::Of::Tasks, request.request.as_option())?;
-    query.filters.push(equal(Field::Name, &name.name));
-    let scope = ListScope { org: control.org(&name.org), project: name.project.clone(), domain: name.domain.clone() };
-    let page = control.store().list_tasks(&scope, false, &query).await.map_err(wire)?;
-    let versions = page.rows.iter().map(|task| VersionResponse {
+    let mut query = list::query(Listed::Versions, request.request.as_option())?;
+    query.filters.push(Filter::equal(Field::Name, &name.name));
+    let scope = list::scope(control.org(&name.org), &name.project, &name.domain);
+    let found = control.store().list_tasks(&scope, false, &query).await.map_err(wire)?;
+    let versions = found.page.rows.iter().map(|TaskRow { task, latest_run: run }| VersionResponse {
         version: task.id.version.clone(),
         deployed_at: convert::timestamp(task.deployed_at).into(),
         deployed_by: run::created_by(&task.deployed_by).into(),
+        latest_run: run.as_ref().map(latest_run).into(),
         ..Default::default()
     });
-    Ok(ListVersionsResponse { versions: versions.collect(), token: page.next, ..Default::default() })
+    Ok(ListVersionsResponse { versions: versions.collect(), token: found.page.next, ..Default::default() })
 }

@@ -2,7 +2,7 @@
 //!
 //! [`resolve`] says what counts at a place, [`check`] what may be set, [`apply`] what a run gets of it, and [`wire`] how it
 //! is written in messages and in the store. To add a setting: a line in [`keys`], one in `wire::leaves`, its rule in
-//! `check`, and what it does in `apply`.
+//! `check`, what it does in `apply`, and a row in `docs/settings.md`.
 
 pub(crate) mod apply;
 pub(crate) mod check;
@@ -160,5 +160,18 @@ impl Wrong {
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "settings.{}: {}", self.key, self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_explained() {
+        let page = include_str!("../../../../docs/settings.md");
+        for key in Key::ALL {
+            assert!(page.contains(&format!("`{key}`")), "docs/settings.md says nothing of {key}");
+        }
     }
 }

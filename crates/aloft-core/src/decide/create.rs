@@ -1,7 +1,9 @@
 //! How runs and actions come to be.
 
 use super::{Decision, View, check_open, find_parent};
-use crate::{ActionName, DEFAULT_QUEUE, Event, QueueRoom, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed};
+use crate::{
+    ActionName, ActionState, DEFAULT_QUEUE, Event, QueueRoom, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed,
+};
 
 /// What tells two pieces of work apart: kind, task, input (design rule 4), never bytes that differ in a replay.
 pub(super) fn difference(a: &Seed, b: &Seed) -> Option<&'static str> {
@@ -34,7 +36,7 @@ pub(super) fn run(
             }
         };
     }
-    check_room(view, seed, recovered)?;
+    check_room(view, seed, recovered, None)?;
     let mut events = vec![Event::Created {
         action: root.clone(),
         ancestors: Vec::new(),
@@ -80,7 +82,7 @@ pub(super) fn enqueue(view: &dyn View, new: &New<'_>) -> Result<Decision, Refusa
     {
         return Err(Refusal::TraceNotEnded(action.clone()));
     }
-    check_room(view, seed, new.recovered)?;
+    check_room(view, seed, new.recovered, Some(above))?;
     let mut ancestors = above.ancestors.clone();
     ancestors.push(parent.clone());
     let mut line = ancestors.clone();
@@ -98,18 +100,28 @@ pub(super) fn enqueue(view: &dyn View, new: &New<'_>) -> Result<Decision, Refusa
     Ok(Decision { events, reply: Reply::Done })
 }
 
-/// Refuses work for a queue that does not take it, and beyond the depth of its queue, project or domain.
-fn check_room(view: &dyn View, seed: &Seed, recovered: Option<&Recovered>) -> Result<(), Refusal> {
+/// Refuses work for a queue that does not take it, and beyond the depth of its queue, project or domain. A draining queue
+/// takes what the work in it starts, or it could not end.
+fn check_room(
+    view: &dyn View,
+    seed: &Seed,
+    recovered: Option<&Recovered>,
+    above: Option<&ActionState>,
+) -> Result<(), Refusal> {
     let (Seed::Task(task), None) = (seed, recovered) else { return Ok(()) };
     let full = |load: &QueueRoom| match load.depth {
         Some(depth) if load.held() >= u64::from(depth) => Err(Refusal::Full { what: load.name.clone(), depth }),
         _ => Ok(()),
     };
+    let starter = || {
+        let line = above.into_iter().chain(above.into_iter().flat_map(|a| &a.ancestors).filter_map(|n| view.action(n)));
+        line.into_iter().any(|a| a.queue() == Some(&task.queue))
+    };
     match view.queue(&task.queue) {
         None if task.queue == DEFAULT_QUEUE => {}
         None => return Err(Refusal::NoSuchQueue(task.queue.clone())),
         Some(queue) => {
-            if let Some(state) = queue.closed {
+            if let Some(state) = queue.closed.filter(|state| *state == "deleted" || !starter()) {
                 return Err(Refusal::QueueClosed { name: task.queue.clone(), state });
             }
             full(&queue)?;

@@ -1,0 +1,269 @@
+//! The tree of a run's actions as one watcher knows it: names, phases, what is to be sent. Pure.
+
+use std::collections::{HashMap, VecDeque};
+
+use aloft_core::{ActionName, Phase};
+
+/// Phases are numbered from 1.
+const PHASES: usize = Phase::ALL.len() + 1;
+
+/// One action. Some 250 bytes with its name, whatever the action carries: a watcher of a run of a hundred thousand actions
+/// holds 25 MB.
+struct Node {
+    name: ActionName,
+    parent: Option<usize>,
+    children: Vec<usize>,
+    /// As shown; `None` until its state has been read.
+    phase: Option<Phase>,
+    /// How many children are in each phase.
+    counts: [u32; PHASES],
+    /// Whether it is to be looked at again.
+    pending: bool,
+    /// What was last sent of it, as a digest; `None` if it was not, or was sent as leaving.
+    sent: Option<u64>,
+    /// Whether something below it has been sent, so that it must be known too.
+    needed: bool,
+}
+
+/// The tree.
+#[derive(Default)]
+pub(super) struct Tree {
+    nodes: Vec<Node>,
+    index: HashMap<ActionName, usize>,
+    pending: VecDeque<usize>,
+    /// How many may still change.
+    live: usize,
+}
+
+fn is_live(phase: Option<Phase>) -> bool {
+    !phase.is_some_and(Phase::is_terminal)
+}
+
+impl Tree {
+    /// Adds an action after its parent, to be looked at. Below an ended action it is shown as aborted. Does nothing if it
+    /// is known.
+    pub(super) fn add(&mut self, name: &ActionName, parent: Option<&ActionName>, phase: Option<Phase>) {
+        if self.index.contains_key(name) {
+            return;
+        }
+        let parent = parent.and_then(|p| self.index.get(p).copied());
+        let ended_above = parent.is_some_and(|p| !is_live(self.nodes[p].phase));
+        let phase = if ended_above && is_live(phase) { Some(Phase::Aborted) } else { phase };
+        let at = self.nodes.len();
+        self.nodes.push(Node {
+            name: name.clone(),
+            parent,
+            children: Vec::new(),
+            phase: None,
+            counts: [0; PHASES],
+            pending: false,
+            sent: None,
+            needed: false,
+        });
+        self.index.insert(name.clone(), at);
+        self.live += 1;
+        if let Some(parent) = parent {
+            self.nodes[parent].children.push(at);
+        }
+        self.mark(at);
+        if let Some(phase) = phase {
+            self.enter(at, phase);
+        }
+    }
+
+    /// Has a look at an action to come, if it is known.
+    pub(super) fn touch(&mut self, name: &ActionName) {
+        if let Some(at) = self.index.get(name).copied() {
+            self.mark(at);
+        }
+    }
+
+    /// Records the phase of an action. What is live below one that has ended is shown as aborted with it.
+    pub(super) fn set(&mut self, name: &ActionName, phase: Phase) {
+        let Some(at) = self.index.get(name).copied() else { return };
+        if !self.enter(at, phase) || !phase.is_terminal() {
+            return;
+        }
+        let mut ended = vec![at];
+        while let Some(at) = ended.pop() {
+            let live = self.nodes[at].children.iter().copied().filter(|c| is_live(self.nodes[*c].phase));
+            for child in live.collect::<Vec<_>>() {
+                self.enter(child, Phase::Aborted);
+                self.mark(child);
+                ended.push(child);
+            }
+        }
+    }
+
+    /// Whether that changed anything.
+    fn enter(&mut self, at: usize, phase: Phase) -> bool {
+        let before = self.nodes[at].phase;
+        // A state that was read before its parent's end came later: the end stands.
+        if before == Some(phase) || !is_live(before) {
+            return false;
+        }
+        self.nodes[at].phase = Some(phase);
+        if phase.is_terminal() {
+            self.live -= 1;
+        }
+        if let Some(parent) = self.nodes[at].parent {
+            let counts = &mut self.nodes[parent].counts;
+            if let Some(before) = before {
+                counts[before as usize] -= 1;
+            }
+            counts[phase as usize] += 1;
+            self.mark(parent);
+        }
+        true
+    }
+
+    fn mark(&mut self, at: usize) {
+        if !self.nodes[at].pending {
+            self.nodes[at].pending = true;
+            self.pending.push_back(at);
+        }
+    }
+
+    /// Whether something is to be looked at.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Up to `limit` actions to look at, in the order of their changes.
+    pub(super) fn take(&mut self, limit: usize) -> Vec<ActionName> {
+        let batch: Vec<_> = self.pending.drain(..self.pending.len().min(limit)).collect();
+        batch
+            .into_iter()
+            .map(|at| {
+                self.nodes[at].pending = false;
+                self.nodes[at].name.clone()
+            })
+            .collect()
+    }
+
+    /// Nothing can change any more: the root has ended, and so has all below it.
+    pub(super) fn is_over(&self) -> bool {
+        !self.nodes.is_empty() && self.live == 0
+    }
+
+    /// How many children of an action are in each phase, by its number; no zeros.
+    pub(super) fn counts(&self, name: &ActionName) -> Vec<(i32, i32)> {
+        let Some(at) = self.index.get(name) else { return Vec::new() };
+        let counts = Phase::ALL.into_iter().map(|p| (p.number(), self.nodes[*at].counts[p as usize]));
+        counts.filter(|(_, n)| *n > 0).map(|(p, n)| (p, i32::try_from(n).unwrap_or(i32::MAX))).collect()
+    }
+
+    /// Has the actions above `name` sent whether they meet the filter or not, and returns those that have not been, the
+    /// outermost first.
+    pub(super) fn need_above(&mut self, name: &ActionName) -> Vec<ActionName> {
+        let mut unsent = Vec::new();
+        let mut at = self.index.get(name).and_then(|at| self.nodes[*at].parent);
+        while let Some(parent) = at {
+            let node = &mut self.nodes[parent];
+            // What is above a needed action is needed, and sent before it.
+            if node.needed && node.sent.is_some() {
+                break;
+            }
+            node.needed = true;
+            if node.sent.is_none() {
+                unsent.push(node.name.clone());
+            }
+            at = node.parent;
+        }
+        unsent.reverse();
+        unsent
+    }
+
+    /// Whether an action is sent now: it meets the filter, something below it was sent, or it has just left the filter.
+    /// Remembers that it was, with `digest` of what is sent, and says no if that is what was sent last.
+    pub(super) fn sends(&mut self, name: &ActionName, meets: bool, digest: u64) -> bool {
+        let Some(at) = self.index.get(name).copied() else { return false };
+        let node = &mut self.nodes[at];
+        let shown = meets || node.needed;
+        if (!shown && node.sent.is_none()) || node.sent == Some(digest) {
+            return false;
+        }
+        node.sent = shown.then_some(digest);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(i: usize) -> ActionName {
+        if i == 0 { ActionName::root() } else { ActionName::new(&format!("x{i}")).unwrap() }
+    }
+
+    #[test]
+    fn counts_follow_phases_and_ends_reach_down() {
+        let mut tree = Tree::default();
+        tree.add(&name(0), None, Some(Phase::Running));
+        tree.add(&name(1), Some(&name(0)), Some(Phase::Running));
+        tree.add(&name(2), Some(&name(1)), None);
+        assert_eq!(tree.take(10), [name(0), name(1), name(2)], "parents first");
+        assert_eq!(tree.counts(&name(0)), [(4, 1)]);
+        assert_eq!(tree.counts(&name(1)), [], "not before it is read");
+        tree.set(&name(2), Phase::Queued);
+        assert_eq!((tree.take(10), tree.counts(&name(1))), (vec![name(1)], vec![(1, 1)]));
+        tree.set(&name(1), Phase::Succeeded);
+        assert_eq!(tree.counts(&name(1)), [(7, 1)], "aborted with it");
+        let mut touched = tree.take(10);
+        touched.sort();
+        assert_eq!(touched, [name(0), name(1), name(2)]);
+        tree.set(&name(2), Phase::Running);
+        assert_eq!(tree.counts(&name(1)), [(7, 1)], "an end stands");
+        assert!(!tree.is_over());
+        tree.add(&name(3), Some(&name(1)), Some(Phase::Queued));
+        assert_eq!(tree.counts(&name(1)), [(7, 2)], "below an end");
+        tree.set(&name(0), Phase::Failed);
+        assert!(tree.is_over());
+    }
+
+    #[test]
+    fn what_leaves_the_filter_is_sent_once_more_and_then_not() {
+        let mut tree = Tree::default();
+        tree.add(&name(0), None, Some(Phase::Running));
+        tree.add(&name(1), Some(&name(0)), Some(Phase::Running));
+        assert!(!tree.sends(&name(0), false, 1), "it does not meet the filter");
+        assert_eq!(tree.need_above(&name(1)), [name(0)]);
+        assert!(tree.sends(&name(0), false, 1), "what is above it is needed");
+        assert!(tree.sends(&name(1), true, 2));
+        assert!(!tree.sends(&name(1), true, 2), "nothing new");
+        assert_eq!(tree.need_above(&name(1)), []);
+        assert!(tree.sends(&name(1), false, 3), "it leaves");
+        assert!(!tree.sends(&name(1), false, 4), "and is gone");
+        assert!(tree.sends(&name(1), true, 5), "until it is back");
+    }
+
+    proptest! {
+        /// Counts are those of the phases, and ended trees have no live part, whatever happens in whatever order.
+        #[test]
+        fn counts_add_up(steps in prop::collection::vec((0usize..30, 0usize..30, 0usize..10), 1..200)) {
+            let mut tree = Tree::default();
+            tree.add(&name(0), None, None);
+            for (node, parent, phase) in steps {
+                if node > 0 && tree.index.contains_key(&name(parent)) {
+                    tree.add(&name(node), Some(&name(parent)), None);
+                }
+                tree.set(&name(node), Phase::ALL[phase]);
+                for node in &tree.nodes {
+                    let mut counts = [0; PHASES];
+                    for child in &node.children {
+                        let child = tree.nodes[*child].phase;
+                        prop_assert!(is_live(node.phase) || !is_live(child));
+                        if let Some(phase) = child {
+                            counts[phase as usize] += 1;
+                        }
+                    }
+                    prop_assert_eq!(counts, node.counts);
+                }
+                let live = tree.nodes.iter().filter(|n| is_live(n.phase)).count();
+                prop_assert_eq!(live, tree.live);
+            }
+        }
+    }
+}
