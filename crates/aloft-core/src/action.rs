@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ActionName, Backoff, CachePlan, CacheUse, ConditionSeed, DEFAULT_QUEUE, LeaseToken, Phase, RunKey, Signal,
-    TaskError, Time, Tracking, WebhookOutcome, WorkerId, tracked,
+    TaskError, Time, Tracking, WebhookOutcome, WorkerId,
 };
 
 /// What kind of work an action is (`flyteidl2.workflow.ActionType`).
@@ -490,9 +490,7 @@ impl ActionState {
     /// yet (design rule 5).
     #[must_use]
     pub fn shown_under(mut self, ended: &ActionState) -> Self {
-        if self.next_attempt_by().is_some() {
-            tracked::end_not_retried(&mut self, &EndedBelow::default());
-        } else if !self.phase.is_terminal() {
+        if !self.phase.is_terminal() {
             let at = ended.ended_at.unwrap_or(self.created_at);
             let by = EndedBy { subject: String::new(), reason: ended_reason(ended) };
             crate::event::end_aborted(&mut self, at, by, &EndedBelow::default());

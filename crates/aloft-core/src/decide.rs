@@ -139,9 +139,6 @@ fn settle(view: &dyn View, actions: &[ActionName]) -> Decision {
         .filter(|state| !state.phase.is_terminal())
         .filter_map(|state| {
             let ended = ended_ancestor(view, state)?;
-            if state.next_attempt_by().is_some() {
-                return Some(Event::NotRetried { action: state.name.clone(), below: EndedBelow::default() });
-            }
             let by = EndedBy { subject: String::new(), reason: action::ended_reason(ended) };
             Some(Event::Aborted { action: state.name.clone(), by, below: EndedBelow::default() })
         })

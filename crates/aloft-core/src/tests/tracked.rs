@@ -272,17 +272,17 @@ fn a_failure_is_final_without_retries_and_after_the_wait() {
 }
 
 #[test]
-fn what_waits_for_an_attempt_has_failed_when_its_parent_ends() {
+fn what_waits_for_an_attempt_is_aborted_when_its_parent_ends() {
     let mut world = begun(2);
     world.submit(&of(1, said(1, 1, TrackedStep::Failed(error(true)))), at(7)).unwrap();
-    world.submit(&introduce(2, 0, 0, 1, 0, TrackedStep::Running), at(7)).unwrap();
-    world.submit(&of(0, said(1, 1, TrackedStep::Succeeded)), at(8)).unwrap();
+    world.submit(&of(0, said(1, 1, TrackedStep::Aborted(stopped()))), at(8)).unwrap();
+    assert_eq!(world.states[&name(0)].ended_below.names, [name(1)]);
     let shown = world.shown(&world.states[&name(1)]);
-    assert_eq!((shown.phase, shown.error.as_ref().unwrap().code.as_str()), (Phase::Failed, "Boom"));
-    world.submit(&Command::Settle { actions: vec![name(1), name(2)] }, at(9)).unwrap();
-    assert_eq!(world.states[&name(1)].phase, shown.phase);
-    assert_eq!(world.states[&name(1)].ended_at, shown.ended_at, "the record says what was shown");
-    assert_eq!(world.states[&name(2)].phase, Phase::Aborted, "what ran has not failed");
+    world.submit(&Command::Settle { actions: vec![name(1)] }, at(9)).unwrap();
+    let state = &world.states[&name(1)];
+    assert_eq!((state.phase, state.phase), (shown.phase, Phase::Aborted), "it would have been tried again");
+    assert_eq!(state.attempts[0].error.as_ref().unwrap().code, "Boom", "and its attempt keeps its error");
+    assert_eq!(world.submit(&Command::CheckLimits { action: name(1) }, at(10_000)), Ok(Reply::Unchanged));
 }
 
 #[test]
