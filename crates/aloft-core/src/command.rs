@@ -87,10 +87,12 @@ pub enum Command {
     Track {
         /// The action.
         action: ActionName,
-        /// Who started it. Counts only when the action is not known yet, as the next two.
+        /// Who started it. Counts only when the action is not known yet, as do the next two.
         parent: ActionName,
         /// Its group.
         group: String,
+        /// When it began, by the reporter's clock, if not with this.
+        began: Option<Time>,
         /// Its work, if this introduces it.
         seed: Option<Box<Seed>>,
         /// What is said of it.

@@ -62,8 +62,8 @@ pub fn decide(view: &dyn View, command: &Command, now: Time) -> Result<Decision,
             create::enqueue(view, &new)
         }
         Command::CreateTracked { seed, info, began } => track::create(view, seed, info, *began),
-        Command::Track { action, parent, group, seed, report } => {
-            let said = track::Said { action, parent, group, seed: seed.as_deref(), report };
+        Command::Track { action, parent, group, began, seed, report } => {
+            let said = track::Said { action, parent, group, began: *began, seed: seed.as_deref(), report };
             track::track(view, &said, now)
         }
         Command::Lease { action, lease } => attempt::take(view, action, lease, now),

@@ -229,8 +229,9 @@ async fn what_runs_elsewhere_waits_for_nothing_here(store: Handle) {
             outputs: OutputRefs::default(),
             cache: CacheStatus::Miss,
         };
-        let (group, seed) = (String::new(), None);
-        Submission::new(run.clone(), Command::Track { action: action("a0"), parent: action("a0"), group, seed, report })
+        let root = || action("a0");
+        let (action, parent, group) = (root(), root(), String::new());
+        Submission::new(run.clone(), Command::Track { action, parent, group, began: None, seed: None, report })
     };
     ok(&store, say(0, TrackedStep::Running)).await;
     let offered = store.offer(far, &OfferPlace::default(), 10, 10).await.unwrap();

@@ -19,6 +19,7 @@ use aloft_flyteidl2::flyteidl2::{
 };
 use aloft_plane::{AttemptId, LogStream};
 use buffa::Message as _;
+use connectrpc::{ConnectError, ErrorCode};
 use futures::{Stream, StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +67,7 @@ fn ignored_inputs(spec: &TaskSpec) -> Vec<String> {
 pub(super) async fn get_action_data(control: &Control, request: GetActionDataRequest) -> Answer<GetActionDataResponse> {
     let (run, action) = control.action_id(request.action_id.as_option())?;
     let state = run::find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = run::data_uris(&state);
+    let (inputs_uri, outputs_uri) = run::data_uris(control, &run, &state);
     let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
     Ok(GetActionDataResponse {
         inputs: inputs.into(),
@@ -132,6 +133,12 @@ async fn bundle_uri(control: &Control, run: &RunKey, state: &ActionState) -> Ans
 async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32) -> Answer<LogStream> {
     let (run, action): (RunKey, ActionName) = control.action_id(id)?;
     let state = run::find_action(control, &run, &action).await?;
+    if state.is_tracked() {
+        return Err(ConnectError::new(
+            ErrorCode::FailedPrecondition,
+            format!("action {action} is not run by Aloft but only reported: its output is where it runs"),
+        ));
+    }
     let number = if attempt == 0 { state.attempts.last().map_or(0, |a| a.number) } else { attempt };
     if !state.attempts.iter().any(|a| a.number == number) {
         return Err(not_found(format!("action {action} has no attempt {attempt}, so there is no log")));

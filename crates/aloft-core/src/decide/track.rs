@@ -36,6 +36,7 @@ pub(super) struct Said<'c> {
     pub(super) action: &'c ActionName,
     pub(super) parent: &'c ActionName,
     pub(super) group: &'c str,
+    pub(super) began: Option<Time>,
     pub(super) seed: Option<&'c Seed>,
     pub(super) report: &'c TrackedReport,
 }
@@ -61,7 +62,7 @@ fn introduce(view: &dyn View, said: &Said<'_>, now: Time) -> Result<Decision, Re
     check_open(view, above)?;
     let mut ancestors = above.ancestors.clone();
     ancestors.push(said.parent.clone());
-    let began = tracked::plausible(said.report.at, above.created_at, now);
+    let began = tracked::plausible(said.began.unwrap_or(said.report.at), above.created_at, now);
     let created = Event::Created {
         action: said.action.clone(),
         ancestors,

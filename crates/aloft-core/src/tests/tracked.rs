@@ -53,6 +53,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
                 action: name(action),
                 parent: name(parent),
                 group: String::new(),
+                began: None,
                 seed: seed.map(Box::new),
                 report,
             }
@@ -210,6 +211,7 @@ fn introduce(action: u8, parent: u8, retries: u32, attempt: u32, version: u32, s
         action: name(action),
         parent: name(parent),
         group: "g".into(),
+        began: None,
         seed: Some(Box::new(seed(retries))),
         report: said(attempt, version, step),
     }
@@ -220,7 +222,7 @@ fn said(attempt: u32, version: u32, step: TrackedStep) -> TrackedReport {
 }
 
 fn of(action: u8, report: TrackedReport) -> Command {
-    Command::Track { action: name(action), parent: name(0), group: String::new(), seed: None, report }
+    Command::Track { action: name(action), parent: name(0), group: String::new(), began: None, seed: None, report }
 }
 
 /// A run with one action below its root, which runs.
@@ -337,11 +339,13 @@ fn times_are_the_reporters_where_they_can_be() {
         action: name(1),
         parent: name(0),
         group: String::new(),
+        began: Some(at(101)),
         seed: Some(Box::new(trace())),
         report: when(102, 0, TrackedStep::Running),
     };
     world.submit(&child, at(106)).unwrap();
-    assert_eq!(world.states[&name(1)].created_at, at(102));
+    let child = &world.states[&name(1)];
+    assert_eq!((child.created_at, child.started_at), (at(101), Some(at(102))));
     world.submit(&of(1, when(50, 1, TrackedStep::Succeeded)), at(107)).unwrap();
     assert_eq!(world.states[&name(1)].ended_at, Some(at(107)), "before it began is when it was heard");
     world.submit(&of(0, when(900, 1, TrackedStep::Succeeded)), at(108)).unwrap();
@@ -399,6 +403,7 @@ fn two_executions_of_one_name_are_told_apart() {
         action: name(1),
         parent: name(0),
         group: String::new(),
+        began: None,
         seed: Some(Box::new(trace())),
         report: said(1, 1, TrackedStep::Succeeded),
     };
