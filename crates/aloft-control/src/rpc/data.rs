@@ -20,6 +20,7 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_plane::{AttemptId, LogStream, PlaneError};
 use aloft_store::StoreError;
 use buffa::Message as _;
+use connectrpc::{ConnectError, ErrorCode};
 use futures::{Stream, StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +81,7 @@ pub(super) async fn get_action_data(control: &Control, request: GetActionDataReq
 pub(super) async fn action_data(control: &Control, id: Option<&ActionIdentifier>) -> Answer<GetActionDataResponse> {
     let (run, action) = control.action_id(id)?;
     let state = run::find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = run::data_uris(&state);
+    let (inputs_uri, outputs_uri) = run::data_uris(control, &run, &state);
     let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
     let gone = |what: &str, uri: &str| {
         not_found(format!("the {what} of action {action} are gone: {uri} does not exist any more"))
@@ -186,6 +187,12 @@ fn bundle_uri(spec: &TaskSpec, of: &str) -> Answer<String> {
 async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32) -> Answer<LogStream> {
     let (run, action): (RunKey, ActionName) = control.action_id(id)?;
     let state = run::find_action(control, &run, &action).await?;
+    if state.is_tracked() {
+        return Err(ConnectError::new(
+            ErrorCode::FailedPrecondition,
+            format!("action {action} is not run by Aloft but only reported: its output is where it runs"),
+        ));
+    }
     let found = match attempt {
         0 => state.attempts.last(),
         number => state.attempts.iter().find(|a| a.number == number),
