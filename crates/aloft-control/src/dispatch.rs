@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use buffa::Message as _;
 use bytes::Bytes;
 use futures::future::join_all;
+use parking_lot::MutexGuard;
 
 use crate::{Control, names};
 
@@ -56,7 +57,10 @@ impl ControlPlane for Control {
     }
 
     async fn reclaim(&self, worker: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError> {
+        // Taken before the record is read: what ends from here on is told by `revoked`, what has ended is not listed.
+        let told = *self.store().feed().borrow();
         let held = self.store().held_by(worker).await.map_err(unavailable)?;
+        self.told().insert(worker.clone(), told);
         self.describe(held).await
     }
 
@@ -78,32 +82,14 @@ impl ControlPlane for Control {
     }
 
     async fn revoked(&self, worker: &WorkerId) -> Result<Vec<LeaseRef>, ReportError> {
-        // The cursor starts at the newest event: what ended before the worker asked, `reclaim` does not list any more.
         let mut feed = self.store().feed();
-        let mut pos = *feed.borrow_and_update();
+        // Goes on where the call before this one ended, so that what happens between two calls is told too.
+        let newest = *feed.borrow();
+        let mut pos = *self.told().entry(worker.clone()).or_insert(newest);
         loop {
-            tokio::select! {
-                () = self.stopping().cancelled() => return Ok(Vec::new()),
-                changed = feed.changed() => {
-                    if changed.is_err() {
-                        return Err(ReportError::Unavailable("the store is closing".to_owned()));
-                    }
-                }
-            }
-            let mut ended = Vec::new();
-            loop {
-                let items = self.store().feed_after(pos, FEED_BATCH).await.map_err(unavailable)?;
-                let full = items.len() == FEED_BATCH;
-                for item in items {
-                    pos = item.pos;
-                    if let Event::Aborted { action, .. } | Event::TimedOut { action, .. } = &item.logged.event {
-                        ended.push((item.run, action.clone()));
-                    }
-                }
-                if !full {
-                    break;
-                }
-            }
+            feed.mark_unchanged();
+            let (ended, last) = self.ended_after(pos).await?;
+            pos = last;
             let mut revoked = Vec::new();
             for (run, action) in ended {
                 let which = Which::One(action);
@@ -112,7 +98,16 @@ impl ControlPlane for Control {
                 revoked.extend(ended_leases(&run, &state, worker));
             }
             if !revoked.is_empty() {
+                self.told().insert(worker.clone(), pos);
                 return Ok(revoked);
+            }
+            tokio::select! {
+                () = self.stopping().cancelled() => return Ok(Vec::new()),
+                changed = feed.changed() => {
+                    if changed.is_err() {
+                        return Err(ReportError::Unavailable("the store is closing".to_owned()));
+                    }
+                }
             }
         }
     }
@@ -130,6 +125,29 @@ fn ended_leases(run: &RunKey, state: &ActionState, worker: &WorkerId) -> Vec<Lea
 }
 
 impl Control {
+    /// Up to which place of the feed each worker has been told what was taken from it. One entry per worker.
+    fn told(&self) -> MutexGuard<'_, HashMap<WorkerId, u64>> {
+        self.0.told.lock()
+    }
+
+    /// The actions that were ended by another hand than their worker's after place `pos` of the feed, and its last place.
+    async fn ended_after(&self, mut pos: u64) -> Result<(Vec<(RunKey, ActionName)>, u64), ReportError> {
+        let mut ended = Vec::new();
+        loop {
+            let items = self.store().feed_after(pos, FEED_BATCH).await.map_err(unavailable)?;
+            let full = items.len() == FEED_BATCH;
+            for item in items {
+                pos = item.pos;
+                if let Event::Aborted { action, .. } | Event::TimedOut { action, .. } = &item.logged.event {
+                    ended.push((item.run, action.clone()));
+                }
+            }
+            if !full {
+                return Ok((ended, pos));
+            }
+        }
+    }
+
     /// Leases up to `max` waiting actions to `worker`, within all limits; and says how long until the next becomes ready.
     async fn grant(
         &self,

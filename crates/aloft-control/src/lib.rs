@@ -15,13 +15,14 @@ mod recover;
 mod rpc;
 mod settings;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aloft_core::{RunKey, Subject, Time};
+use aloft_core::{RunKey, Subject, Time, WorkerId};
 use aloft_flyteidl2::flyteidl2::{project::ProjectState, task::RunSpec};
 use aloft_plane::DataPlane;
 use aloft_store::{OfferPlace, Project, Store, StoreError};
 use buffa::Enumeration as _;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use call::callbacks;
@@ -70,6 +71,7 @@ struct Inner {
     dispatch: tokio::sync::Mutex<OfferPlace>,
     /// What callbacks are signed with.
     callback_key: [u8; 32],
+    told: Mutex<HashMap<WorkerId, u64>>,
 }
 
 impl Control {
@@ -84,7 +86,8 @@ impl Control {
         callback_key: [u8; 32],
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
-        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key }))
+        let told = Mutex::default();
+        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key, told }))
     }
 
     /// Records the domains that the default organisation begins with, and returns those that it has.

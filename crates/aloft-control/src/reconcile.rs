@@ -3,9 +3,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use aloft_core::{ActionName, Command, Event, Reply, RunKey};
-
-use aloft_store::{FeedItem, Submission, Which};
+use aloft_core::{ActionName, Command, Event, Reply, RunKey, Time};
+use aloft_store::{FeedItem, StoreError, Submission, Which};
 use futures::future::join_all;
 
 use crate::Control;
@@ -30,15 +29,15 @@ impl Control {
         let mut feed = self.store().feed();
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
-            match self.store().unsettled(BATCH).await {
-                Ok(found) if found.is_empty() => {
+            match self.settle_once().await {
+                Ok(0) => {
                     tokio::select! {
                         () = self.stopping().cancelled() => {}
                         _ = feed.changed() => {}
                         () = tokio::time::sleep(IDLE) => {}
                     }
                 }
-                Ok(found) => self.settle(found).await,
+                Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot look for actions to settle");
                     self.pause(TROUBLE).await;
@@ -47,7 +46,14 @@ impl Control {
         }
     }
 
-    async fn settle(&self, found: Vec<(RunKey, ActionName)>) {
+    /// One look of the settling reconciler: how many actions it found below ended ones. Public so that a simulation can
+    /// decide when it happens.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub async fn settle_once(&self) -> Result<usize, StoreError> {
+        let found = self.store().unsettled(BATCH).await?;
+        let count = found.len();
         let mut by_run: HashMap<RunKey, Vec<ActionName>> = HashMap::new();
         for (run, action) in found {
             by_run.entry(run).or_default().push(action);
@@ -59,6 +65,7 @@ impl Control {
                 self.pause(TROUBLE).await;
             }
         }
+        Ok(count)
     }
 
     /// Ends attempts of which a time limit has passed.
@@ -67,18 +74,13 @@ impl Control {
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
             let now = self.now();
-            let next = match self.store().due(now, BATCH).await {
-                Ok((due, next)) => {
-                    let checks = due.iter().map(|(run, action)| self.check_limits(run, action));
-                    let changed = join_all(checks).await;
-                    if changed.contains(&true) {
-                        continue;
-                    } else if !changed.is_empty() {
-                        self.pause(STALE).await;
-                        continue;
-                    }
-                    next.map_or(IDLE, |at| at.since(now).min(IDLE))
+            let next = match self.check_limits_once(now).await {
+                Ok((changed, _)) if changed.contains(&true) => continue,
+                Ok((changed, _)) if !changed.is_empty() => {
+                    self.pause(STALE).await;
+                    continue;
                 }
+                Ok((_, next)) => next.map_or(IDLE, |at| at.since(now).min(IDLE)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot look for time limits");
                     TROUBLE
@@ -90,6 +92,17 @@ impl Control {
                 () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
             }
         }
+    }
+
+    /// One look of the reconciler of time limits: of each action that was due by `now` whether that changed it, and when
+    /// the next one is due. Public as [`Self::settle_once`] is.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub async fn check_limits_once(&self, now: Time) -> Result<(Vec<bool>, Option<Time>), StoreError> {
+        let (due, next) = self.store().due(now, BATCH).await?;
+        let checks = due.iter().map(|(run, action)| self.check_limits(run, action));
+        Ok((join_all(checks).await, next))
     }
 
     /// Ends the action's attempt if it passed a limit; `false` if it did not.

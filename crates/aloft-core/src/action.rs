@@ -322,6 +322,21 @@ pub struct EndedBy {
     pub subject: String,
     /// Why.
     pub reason: String,
+    /// The action above it whose end ended it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<ActionName>,
+}
+
+impl EndedBy {
+    /// Ended on the word of `subject`.
+    pub fn asked(subject: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { subject: subject.into(), reason: reason.into(), above: None }
+    }
+
+    /// Ended because `ancestor` has.
+    pub(crate) fn above(ancestor: &ActionState) -> Self {
+        Self { subject: String::new(), reason: ended_reason(ancestor), above: Some(ancestor.name.clone()) }
+    }
 }
 
 /// The state of one action.
@@ -492,15 +507,21 @@ impl ActionState {
     pub fn shown_under(mut self, ended: &ActionState) -> Self {
         if !self.phase.is_terminal() {
             let at = ended.ended_at.unwrap_or(self.created_at);
-            let by = EndedBy { subject: String::new(), reason: ended_reason(ended) };
-            crate::event::end_aborted(&mut self, at, by, &EndedBelow::default());
+            crate::event::end_aborted(&mut self, at, EndedBy::above(ended), &EndedBelow::default());
         }
         self
+    }
+
+    /// Of the actions above one, root first, the one whose end ended it: the innermost that did not itself end with one
+    /// above it. It ended first, since nothing ends by itself below what has ended, so later ends change nothing of what
+    /// is shown below it.
+    pub fn that_ended_below<'a>(above: impl DoubleEndedIterator<Item = &'a Self>) -> Option<&'a Self> {
+        above.rev().find(|a| a.phase.is_terminal() && a.aborted.as_ref().is_none_or(|by| by.above.is_none()))
     }
 }
 
 /// Why an action is aborted when `ancestor` has ended.
-pub(crate) fn ended_reason(ancestor: &ActionState) -> String {
+fn ended_reason(ancestor: &ActionState) -> String {
     match (&ancestor.aborted, ancestor.phase) {
         (Some(by), Phase::Aborted) => format!("{} (action {} above it was aborted)", by.reason, ancestor.name),
         (_, phase) => {

@@ -8,7 +8,6 @@ mod track;
 
 use crate::{
     ActionName, ActionState, CacheView, Command, EndedBelow, EndedBy, Event, Phase, QueueRoom, Refusal, Reply, Time,
-    action,
 };
 
 /// What a decision may look at: the current states of a run's actions, and the records that its command touches.
@@ -81,9 +80,9 @@ pub fn decide(view: &dyn View, command: &Command, now: Time) -> Result<Decision,
     }
 }
 
-/// The outermost action above `state` that has ended.
+/// The action above `state` whose end ended it.
 fn ended_ancestor<'v>(view: &'v dyn View, state: &ActionState) -> Option<&'v ActionState> {
-    state.ancestors.iter().filter_map(|name| view.action(name)).find(|a| a.phase.is_terminal())
+    ActionState::that_ended_below(state.ancestors.iter().filter_map(|name| view.action(name)))
 }
 
 fn find<'v>(view: &'v dyn View, name: &ActionName) -> Result<&'v ActionState, Refusal> {
@@ -129,7 +128,7 @@ fn abort(view: &dyn View, name: &ActionName, by: &EndedBy) -> Result<Decision, R
     let state = find(view, name)?;
     check_live(view, state)?;
     let below = view.open_children(name);
-    Ok(Decision::one(Event::Aborted { action: name.clone(), by: by.clone(), below }))
+    Ok(Decision::one(Event::Aborted { action: name.clone(), by: by.clone(), below, since: None }))
 }
 
 fn settle(view: &dyn View, actions: &[ActionName]) -> Decision {
@@ -139,8 +138,12 @@ fn settle(view: &dyn View, actions: &[ActionName]) -> Decision {
         .filter(|state| !state.phase.is_terminal())
         .filter_map(|state| {
             let ended = ended_ancestor(view, state)?;
-            let by = EndedBy { subject: String::new(), reason: action::ended_reason(ended) };
-            Some(Event::Aborted { action: state.name.clone(), by, below: EndedBelow::default() })
+            Some(Event::Aborted {
+                action: state.name.clone(),
+                by: EndedBy::above(ended),
+                below: EndedBelow::default(),
+                since: ended.ended_at,
+            })
         })
         .collect();
     let reply = if events.is_empty() { Reply::Unchanged } else { Reply::Done };

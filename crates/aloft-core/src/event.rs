@@ -166,6 +166,9 @@ pub enum Event {
         /// Which of its children that ended.
         #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
         below: EndedBelow,
+        /// When the action above it ended, if that ended it: it was shown as ended from then on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Time>,
     },
 }
 
@@ -271,8 +274,8 @@ pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<Acti
             state.ended_below = below.clone();
             follow(&mut state, Phase::TimedOut, at, *retry_at, error);
         }
-        Event::Aborted { by, below, .. } => {
-            end_aborted(&mut state, at, by.clone(), below);
+        Event::Aborted { by, below, since, .. } => {
+            end_aborted(&mut state, since.unwrap_or(at), by.clone(), below);
             state.ended_below = below.clone();
         }
         Event::Reported { report, next_by, below, .. } => tracked::hear(&mut state, report, *next_by, below)?,
@@ -377,6 +380,8 @@ fn follow(state: &mut ActionState, phase: Phase, at: Time, retry_at: Option<Time
 
 /// Ends the action, and the attempt under way, as aborted.
 pub(crate) fn end_aborted(state: &mut ActionState, at: Time, by: EndedBy, below: &EndedBelow) {
+    // Reporters say of an action what happened after the end of one above it, if that was not heard yet.
+    let at = at.max(state.last_time());
     if let Some(attempt) = state.attempts.last_mut().filter(|a| !a.phase.is_terminal()) {
         let reason = if below.is_empty() { by.reason.clone() } else { format!("{}; {}", by.reason, below.words()) };
         enter(attempt, Phase::Aborted, at, &reason);

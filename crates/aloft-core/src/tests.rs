@@ -50,8 +50,7 @@ fn run() -> RunKey {
 impl World {
     /// The state as every view shows it.
     fn shown(&self, state: &ActionState) -> ActionState {
-        let ended = state.ancestors.iter().map(|a| &self.states[a]).find(|a| a.phase.is_terminal());
-        match ended {
+        match ActionState::that_ended_below(state.ancestors.iter().map(|a| &self.states[a])) {
             Some(ended) => state.clone().shown_under(ended),
             None => state.clone(),
         }
@@ -227,7 +226,7 @@ fn command() -> impl Strategy<Value = Command> {
             }),
         1 => action.clone().prop_map(|action| Command::Abort {
             action,
-            by: EndedBy { subject: "me".into(), reason: "enough".into() }
+            by: EndedBy::asked("me", "enough")
         }),
         2 => Just(Command::Settle { actions: (0..6).map(name).collect() }),
         2 => action.prop_map(|action| Command::CheckLimits { action }),
@@ -338,8 +337,7 @@ fn check_invariants(steps: Vec<(Command, u64)>) {
         if !state.phase.is_terminal() {
             assert!(state.ancestors.iter().all(|a| !world.states[a].phase.is_terminal()));
         }
-        let shown = &shown[&state.name];
-        assert_eq!((shown.phase, &shown.error, &shown.aborted), (state.phase, &state.error, &state.aborted));
+        assert_eq!(&shown[&state.name], state);
     }
 }
 
@@ -417,7 +415,7 @@ fn an_abort_wins_or_loses_against_completion() {
         let mut world = World::default();
         started(&mut world, 0);
         let t = Time::from_micros(9);
-        let abort = Command::Abort { action: name(0), by: EndedBy { subject: "me".into(), reason: "no".into() } };
+        let abort = Command::Abort { action: name(0), by: EndedBy::asked("me", "no") };
         let done = Progress::Ended(AttemptOutcome::Succeeded(OutputRefs::default()));
         if abort_first {
             world.submit(&abort, t).unwrap();
@@ -452,7 +450,7 @@ fn what_lives_below_an_ended_action_is_shown_as_ended_before_its_record_follows(
     started(&mut world, 0);
     let t = Time::from_micros(7);
     world.submit(&enqueue(1, 0, seed(0)), t).unwrap();
-    let abort = Command::Abort { action: name(0), by: EndedBy { subject: "me".into(), reason: "no".into() } };
+    let abort = Command::Abort { action: name(0), by: EndedBy::asked("me", "no") };
     world.submit(&abort, t).unwrap();
     let shown = world.states[&name(1)].clone().shown_under(&world.states[&name(0)]);
     world.submit(&Command::Settle { actions: vec![name(1)] }, t).unwrap();
@@ -518,16 +516,14 @@ fn a_dead_holder_is_replaced() {
         world.submit(&enqueue(n, 0, cached(true, false)), t).unwrap();
         lookup(&mut world, n, Seen::Nothing, 1).unwrap();
     }
-    let by = EndedBy { subject: "me".into(), reason: "no".into() };
+    let by = EndedBy::asked("me", "no");
     world.submit(&Command::Abort { action: name(1), by }, t).unwrap();
     lookup(&mut world, 2, Seen::Nothing, 2).unwrap();
     let state = &world.states[&name(2)];
     assert!(state.cache.reserved && state.ready_at().is_some());
     assert_eq!(world.holder.as_ref().unwrap().owner, "o/p/d/r/x2");
     // One from outside that has lapsed does not hold anybody up.
-    world
-        .submit(&Command::Abort { action: name(2), by: EndedBy { subject: String::new(), reason: String::new() } }, t)
-        .unwrap();
+    world.submit(&Command::Abort { action: name(2), by: EndedBy::asked("", "") }, t).unwrap();
     world.holder = Some(Reservation { owner: "elsewhere".into(), expires_at: Some(Time::from_micros(10)) });
     world.submit(&enqueue(3, 0, cached(true, false)), t).unwrap();
     lookup(&mut world, 3, Seen::Nothing, 9).unwrap();

@@ -187,6 +187,7 @@ fn tune(db: &Connection) -> Result<(), StoreError> {
     set("busy_timeout", "5000")?;
     set("foreign_keys", "OFF")?; // the writer is the only one that inserts, in order
     set("cache_size", "-8192")?; // 8 MB
+    set("temp_store", "MEMORY")?; // what a trigger's statement may have to undo is a few pages
     db.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

@@ -188,12 +188,14 @@ fn actions<'f>(db: &Connection, run: &RunKey, run_id: i64, asked: impl Iterator<
     within.bind(Value::Integer(run_id));
     let mut with = Sql::default();
     if lost {
-        // Live actions with the end of the outermost ended action above each (design rule 5).
+        // Live actions with the end of the action above each that ended it (design rule 5): the innermost that did not
+        // itself end with one above it.
         with.push(
             "WITH lost AS MATERIALIZED (SELECT c.id AS id, (
                  SELECT e.ended_at FROM json_each(CAST(c.state AS TEXT), '$.ancestors') j
                  JOIN actions e ON e.run_id = c.run_id AND e.name = j.value
-                 WHERE e.ended_at IS NOT NULL ORDER BY j.key LIMIT 1) AS ended_at
+                 WHERE e.ended_at IS NOT NULL AND CAST(e.state AS TEXT) ->> '$.aborted.above' IS NULL
+                 ORDER BY j.key DESC LIMIT 1) AS ended_at
              FROM actions c WHERE c.ended_at IS NULL AND c.run_id = ",
         );
         with.bind(Value::Integer(run_id));

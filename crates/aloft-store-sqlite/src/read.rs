@@ -84,17 +84,17 @@ pub(crate) fn run(db: &Connection, run: &RunKey) -> Result<Option<RunRecord>> {
 pub(crate) fn as_shown(db: &Connection, run_id: i64, states: Vec<ActionState>) -> Result<Vec<ActionState>> {
     let mut above: HashMap<ActionName, Option<ActionState>> = HashMap::new();
     let mut shown = Vec::with_capacity(states.len());
-    'states: for state in states {
+    for state in states {
         if !state.phase.is_terminal() {
             for name in &state.ancestors {
                 if !above.contains_key(name) {
                     above.insert(name.clone(), load_action(db, run_id, name)?);
                 }
-                if let Some(Some(ended)) = above.get(name).filter(|a| a.as_ref().is_some_and(|a| a.phase.is_terminal()))
-                {
-                    shown.push(state.shown_under(ended));
-                    continue 'states;
-                }
+            }
+            let ended = state.ancestors.iter().filter_map(|name| above.get(name)?.as_ref());
+            if let Some(ended) = ActionState::that_ended_below(ended) {
+                shown.push(state.shown_under(ended));
+                continue;
             }
         }
         shown.push(state);

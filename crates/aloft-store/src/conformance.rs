@@ -345,7 +345,7 @@ async fn what_is_in_flight_is_counted(store: Handle) {
 }
 
 fn abort(name: &str) -> Command {
-    Command::Abort { action: action(name), by: EndedBy { subject: "me".into(), reason: "no".into() } }
+    Command::Abort { action: action(name), by: EndedBy::asked("me", "no") }
 }
 
 fn cached(serialize: bool, scope: CacheScope) -> Seed {
@@ -460,7 +460,7 @@ async fn the_end_of_a_parent_shows_at_once(store: Handle) {
     ok(&store, create(&run, "d")).await;
     ok(&store, enqueue(&run, "x1", "a0")).await;
     ok(&store, enqueue(&run, "x2", "x1")).await;
-    let by = EndedBy { subject: "me".into(), reason: "no".into() };
+    let by = EndedBy::asked("me", "no");
     ok(&store, Submission::new(run.clone(), Command::Abort { action: action("a0"), by })).await;
     let all = store.snapshot(&run, Which::All).await.unwrap().unwrap();
     assert!(all.actions.iter().all(|a| a.phase == Phase::Aborted), "shown as aborted from that commit on");

@@ -588,9 +588,9 @@ pub(super) fn action(run: &RunRecord, state: &ActionState) -> Action {
     }
 }
 
-/// Whether an attempt has a log: its process was started here.
+/// Whether there is a log to ask for: of an attempt that was started here, or of one that ended before and says why.
 fn has_log(state: &ActionState, attempt: &Attempt) -> bool {
-    attempt.entered(Phase::Running).is_some() && !state.is_tracked()
+    !state.is_tracked() && (attempt.phase.is_terminal() || attempt.entered(Phase::Running).is_some())
 }
 
 fn attempt(

@@ -22,6 +22,7 @@ use connectrpc::RequestContext;
 
 use super::{
     convert::{self, Spec},
+    data,
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
     settings, task, tracked,
 };
@@ -273,7 +274,7 @@ async fn store_inputs(
     let inputs = with_defaults(inputs, spec)?;
     let metadata = spec.task_template.as_option().and_then(|t| t.metadata.as_option());
     let ignored = metadata.map(|m| m.cache_ignore_input_vars.as_slice()).unwrap_or_default();
-    let offloaded = control.data().upload_inputs(&run.scope, inputs, ignored).await.map_err(wire)?;
+    let offloaded = control.data().upload_inputs(&run.scope, "", inputs, ignored).await.map_err(wire)?;
     Ok(StoredInputs { uri: inputs_file(&offloaded.uri), hash: offloaded.inputs_hash })
 }
 
@@ -363,11 +364,15 @@ pub(super) async fn details(
 }
 
 /// Everything about a run whose root is in the state `root`.
+/// What the run was started with, as it is stored.
+pub(super) async fn stored_run_spec(control: &Control, run: &RunRecord) -> Answer<RunSpec> {
+    let bytes = control.store().blob(&run.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
+    RunSpec::decode_from_slice(&bytes)
+        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {}: {e}", run.key))))
+}
+
 pub(super) async fn run_details(control: &Control, record: &RunRecord, root: &ActionState) -> Answer<RunDetails> {
-    let run = &record.key;
-    let bytes = control.store().blob(&record.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
-    let run_spec = RunSpec::decode_from_slice(&bytes)
-        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {run}: {e}"))))?;
+    let run_spec = stored_run_spec(control, record).await?;
     let action = details(control, record, root).await?;
     Ok(RunDetails { run_spec: run_spec.into(), action: action.into(), ..Default::default() })
 }
@@ -392,8 +397,8 @@ pub(super) async fn get_action_details(
 /// Aborts an action and all below it. Aborting what was aborted already is success, so that a retry is harmless.
 pub(super) async fn abort(control: &Control, run: RunKey, action: ActionName, reason: &str) -> Answer<()> {
     let reason = if reason.is_empty() { "aborted" } else { reason };
-    let reason = reason.chars().take(1000).collect();
-    let by = EndedBy { subject: Control::anonymous().id, reason };
+    let reason: String = reason.chars().take(1000).collect();
+    let by = EndedBy::asked(Control::anonymous().id, reason);
     let command = Command::Abort { action: action.clone(), by };
     match control.store().submit(Submission::new(run.clone(), command)).await {
         Ok(_) | Err(SubmitError::Refused(Refusal::Ended { phase: aloft_core::Phase::Aborted, .. })) => Ok(()),
@@ -440,11 +445,8 @@ pub(super) fn data_uris(control: &Control, run: &RunKey, state: &ActionState) ->
 }
 
 pub(super) async fn get_action_data(control: &Control, request: GetActionDataRequest) -> Answer<GetActionDataResponse> {
-    let (run, action) = control.action_id(request.action_id.as_option())?;
-    let state = find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = data_uris(control, &run, &state);
-    let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
-    Ok(GetActionDataResponse { inputs: inputs.into(), outputs: outputs.into(), ..Default::default() })
+    let found = data::action_data(control, request.action_id.as_option()).await?;
+    Ok(GetActionDataResponse { inputs: found.inputs, outputs: found.outputs, ..Default::default() })
 }
 
 pub(super) async fn get_action_log_context(

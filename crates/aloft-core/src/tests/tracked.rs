@@ -22,7 +22,7 @@ fn step() -> impl Strategy<Value = TrackedStep> {
 }
 
 fn stopped() -> EndedBy {
-    EndedBy { subject: "me".into(), reason: "stopped by hand".into() }
+    EndedBy::asked("me", "stopped by hand")
 }
 
 fn cache() -> impl Strategy<Value = CacheStatus> {
@@ -302,7 +302,7 @@ fn attempts_that_nobody_reported_have_failed() {
 #[test]
 fn an_abort_holds_against_all_that_is_reported_later() {
     let mut world = begun(0);
-    let abort = Command::Abort { action: name(0), by: EndedBy { subject: "me".into(), reason: "no".into() } };
+    let abort = Command::Abort { action: name(0), by: EndedBy::asked("me", "no") };
     world.submit(&abort, at(7)).unwrap();
     let done = |action| of(action, said(1, 1, TrackedStep::Succeeded));
     assert_eq!(world.submit(&done(0), at(8)), Err(Refusal::Ended { name: name(0), phase: Phase::Aborted }));

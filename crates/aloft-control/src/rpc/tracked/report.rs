@@ -163,8 +163,8 @@ fn step(event: &ActionEvent) -> Answer<TrackedStep> {
         Some(ActionPhase::ACTION_PHASE_TIMED_OUT) => TrackedStep::TimedOut(failure()),
         Some(ActionPhase::ACTION_PHASE_ABORTED) => {
             let said = event.error_info.as_option().map(|e| e.message.as_str()).filter(|m| !m.is_empty());
-            let reason = said.unwrap_or("aborted where it runs").chars().take(MAX_REASON).collect();
-            TrackedStep::Aborted(EndedBy { subject: Control::anonymous().id, reason })
+            let reason: String = said.unwrap_or("aborted where it runs").chars().take(MAX_REASON).collect();
+            TrackedStep::Aborted(EndedBy::asked(Control::anonymous().id, reason))
         }
         Some(
             ActionPhase::ACTION_PHASE_UNSPECIFIED

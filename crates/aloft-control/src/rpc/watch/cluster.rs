@@ -12,6 +12,7 @@ use crate::{
         actions::Messages,
         convert,
         error::{Answer, invalid, not_found},
+        run::find_action,
     },
 };
 
@@ -137,13 +138,13 @@ pub(in super::super) async fn cluster_events(
     request: WatchClusterEventsRequest,
 ) -> Answer<Messages<WatchClusterEventsResponse>> {
     let (run, action) = control.action_id(request.id.as_option())?;
+    let name = action.clone();
+    let watch = OneAction::new(control.clone(), run.clone(), action).await?;
     let attempt = request.attempt;
     if attempt == 0 {
         return Err(invalid("attempt: must be 1 or more"));
     }
-    let name = action.clone();
-    let watch = OneAction::new(control.clone(), run.clone(), action).await?;
-    let state = crate::rpc::run::find_action(&control, &run, &name).await?;
+    let state = find_action(&control, &run, &name).await?;
     if state.phase.is_terminal() && state.attempts.iter().all(|a| a.number != attempt) {
         return Err(not_found(format!("action {name} has ended without an attempt {attempt}")));
     }
