@@ -28,8 +28,7 @@ use crate::{
     ids::{ActionId, Name, Place, Request, RunId},
     rules::{
         Check,
-        answers::{Answer, Reply},
-        broken,
+        answers::{Answer, Reply, rule_9_an_error_is_one_of_the_contract},
         views::rule_1_every_view_can_be_read,
     },
     seen::{Details, Shown},
@@ -64,28 +63,6 @@ pub enum Watched {
     Runs(Place),
 }
 
-fn answer(result: Result<Reply, CallError>) -> Check<Answer> {
-    match result {
-        Ok(reply) => Ok(Answer::Done(reply)),
-        Err(CallError::Lost(_)) => Ok(Answer::Lost),
-        // The server is going down under this request: it may have been carried out.
-        Err(CallError::Refused(r)) if r.code == "unavailable" => Ok(Answer::Lost),
-        Err(CallError::Refused(r)) if r.code == "internal" || r.code == "unknown" => {
-            broken!(rule_9_an_error_is_one_of_the_contract, "{}: {}", r.code, r.message)
-        }
-        Err(CallError::Refused(r)) => Ok(Answer::Refused(r)),
-        Err(CallError::Garbled(what)) => broken!(rule_9_an_error_is_one_of_the_contract, "{what}"),
-    }
-}
-
-/// The answer to a read, which nothing excuses.
-fn read<T>(result: Result<T, CallError>) -> Check<T> {
-    match result {
-        Ok(value) => Ok(value),
-        Err(error) => broken!(rule_1_every_view_can_be_read, "{error:?}"),
-    }
-}
-
 fn page(limit: u32, token: &str) -> ListRequest {
     ListRequest { limit, token: token.to_owned(), ..Default::default() }
 }
@@ -104,14 +81,15 @@ impl Client {
         match request {
             Request::Create { place, name, work } => self.create(place, name, work).await,
             Request::Enqueue { action, parent, kind, group, old } => {
-                answer(self.enqueue(action, parent, kind, group, *old).await.map(|()| Reply::Nothing))
+                let called = self.enqueue(action, parent, kind, group, *old).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
             Request::Abort { run, action, reason, via } => {
-                answer(self.abort(run, action.as_deref(), reason, *via).await.map(|()| Reply::Nothing))
+                let called = self.abort(run, action.as_deref(), reason, *via).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
-            Request::Lease { .. } | Request::Report { .. } => {
-                broken!(rule_9_an_error_is_one_of_the_contract, "a client cannot ask {request:?}")
-            }
+            // A worker's, who is no client.
+            Request::Lease { .. } | Request::Report { .. } => Ok(Answer::Lost),
         }
     }
 
@@ -140,7 +118,7 @@ impl Client {
                 let shown = rule_1_every_view_can_be_read(Shown::read(&response.run.action))?;
                 Ok(Answer::Done(Reply::Run(Box::new(shown))))
             }
-            Err(error) => answer(Err(error)),
+            Err(error) => rule_9_an_error_is_one_of_the_contract(Err(error)),
         }
     }
 
@@ -244,7 +222,7 @@ impl Client {
         let project = Project { id: id.to_owned(), name: id.to_owned(), ..Default::default() };
         let request = CreateProjectRequest { project: project.into(), ..Default::default() };
         let method = "project.ProjectService/CreateProject";
-        read(self.door.unary::<CreateProjectResponse>(method, &request, &[]).await).map(drop)
+        rule_1_every_view_can_be_read(self.door.unary::<CreateProjectResponse>(method, &request, &[]).await).map(drop)
     }
 
     /// `GetActionDetails`.
@@ -254,7 +232,8 @@ impl Client {
     pub async fn details(&self, id: &ActionId) -> Check<Details> {
         let request = GetActionDetailsRequest { action_id: spec::action_id(id).into(), ..Default::default() };
         let method = "workflow.RunService/GetActionDetails";
-        let response = read(self.door.unary::<GetActionDetailsResponse>(method, &request, &[]).await)?;
+        let response =
+            rule_1_every_view_can_be_read(self.door.unary::<GetActionDetailsResponse>(method, &request, &[]).await)?;
         rule_1_every_view_can_be_read(Details::read(&response.details))
     }
 
@@ -265,7 +244,8 @@ impl Client {
     pub async fn run(&self, id: &RunId) -> Check<Details> {
         let request = GetRunDetailsRequest { run_id: spec::run_id(id).into(), ..Default::default() };
         let method = "workflow.RunService/GetRunDetails";
-        let response = read(self.door.unary::<GetRunDetailsResponse>(method, &request, &[]).await)?;
+        let response =
+            rule_1_every_view_can_be_read(self.door.unary::<GetRunDetailsResponse>(method, &request, &[]).await)?;
         rule_1_every_view_can_be_read(Details::read(&response.details.action))
     }
 
@@ -281,7 +261,8 @@ impl Client {
         let request =
             ListActionsRequest { run_id: spec::run_id(run).into(), request: page.into(), ..Default::default() };
         let method = "workflow.RunService/ListActions";
-        let response = read(self.door.unary::<ListActionsResponse>(method, &request, &[]).await)?;
+        let response =
+            rule_1_every_view_can_be_read(self.door.unary::<ListActionsResponse>(method, &request, &[]).await)?;
         let rows =
             response.actions.iter().map(|a| rule_1_every_view_can_be_read(Shown::read(a))).collect::<Check<_>>()?;
         Ok((rows, response.token))
@@ -334,7 +315,9 @@ impl Client {
             scope_by: Some(list_runs_request::ScopeBy::from(spec::project_id(place))),
             ..Default::default()
         };
-        let response = read(self.door.unary::<ListRunsResponse>("workflow.RunService/ListRuns", &request, &[]).await)?;
+        let response = rule_1_every_view_can_be_read(
+            self.door.unary::<ListRunsResponse>("workflow.RunService/ListRuns", &request, &[]).await,
+        )?;
         response.runs.iter().map(|run| rule_1_every_view_can_be_read(Shown::read(&run.action))).collect()
     }
 
@@ -344,7 +327,7 @@ impl Client {
     /// If it cannot be opened.
     pub async fn watch(&self, watched: &Watched) -> Check<Stream> {
         let door = &self.door;
-        read(match watched {
+        rule_1_every_view_can_be_read(match watched {
             Watched::Children(parent) => {
                 let filter = watch_for_updates_request::Filter::from(spec::action_id(parent));
                 let request = WatchForUpdatesRequest { filter: Some(filter), ..Default::default() };

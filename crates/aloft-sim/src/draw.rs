@@ -4,9 +4,10 @@ use proptest::{collection::vec, option, prelude::*};
 
 use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
 
-/// Longest sequence that is drawn. Long enough for a run to be created, tried, retried, aborted and found again after a
-/// restart; most defects need fewer than ten steps.
-const STEPS: usize = 30;
+/// How long most sequences are, and how long some. Most defects need fewer than ten steps; a run that is tried, retried,
+/// aborted and found again after restarts takes more.
+const SHORT: usize = 16;
+const LONG: usize = 40;
 
 /// Whose hands move the tasks of the server that is driven, which decides what steps make sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +21,13 @@ pub enum Hands {
 /// Sequences for a server whose tasks are moved by `hands`.
 pub fn sequence(hands: Hands) -> BoxedStrategy<Vec<Step>> {
     match hands {
-        Hands::Ours => begun(vec(step(), 1..=STEPS)).boxed(),
-        Hands::Theirs => begun(vec(step_of_clients(), 1..=STEPS)).boxed(),
+        Hands::Ours => begun(some(step)).boxed(),
+        Hands::Theirs => begun(some(step_of_clients)).boxed(),
     }
+}
+
+fn some<S: Strategy<Value = Step>>(step: fn() -> S) -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![4 => vec(step(), 1..=SHORT), 1 => vec(step(), SHORT..=LONG)]
 }
 
 /// A run with a few actions, and then the rest: most steps need something to be about.

@@ -8,7 +8,7 @@ use crate::{
     door::Door,
     draw::Hands,
     process::Process,
-    rules::{Check, broken},
+    rules::{Check, durable::rule_3_a_restart_finds_its_database},
     server::Server,
 };
 
@@ -94,7 +94,7 @@ impl Host {
             Self::Inside(server) => server.restart(between).await.map_err(|e| e.to_string()),
             Self::Port(process) => process.restart().await,
         };
-        restarted.or_else(|what| broken!(rule_3_a_restart_finds_its_database, "{what}"))
+        rule_3_a_restart_finds_its_database(restarted)
     }
 
     /// Ends it for good.
@@ -106,6 +106,6 @@ impl Host {
             Self::Inside(_) => Ok(()),
             Self::Port(process) => process.stop().await,
         };
-        stopped.or_else(|what| broken!(rule_3_a_restart_finds_its_database, "{what}"))
+        rule_3_a_restart_finds_its_database(stopped)
     }
 }

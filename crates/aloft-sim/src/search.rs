@@ -13,6 +13,7 @@ use proptest::{
     strategy::{Strategy as _, ValueTree as _},
     test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     draw::{self, Hands},
@@ -55,9 +56,46 @@ impl fmt::Display for Failure {
         for step in &self.steps {
             writeln!(f, "  {step:?}")?;
         }
-        let json = serde_json::to_string(&self.steps).unwrap_or_default();
+        let kept = Kept { why: self.what.clone(), steps: self.steps.clone() };
+        let json = serde_json::to_string(&kept).unwrap_or_default();
         write!(f, "again with SEED={} N=1; to keep it, write to crates/aloft-sim/kept/NAME.json:\n{json}", self.seed)
     }
+}
+
+/// A sequence that once broke a rule, kept so that it never does again. Kept are the steps and not the seed, which draws
+/// another sequence whenever something is added to `draw.rs`.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    /// What it found.
+    pub why: String,
+    /// Its steps.
+    pub steps: Vec<Step>,
+}
+
+/// Reads a kept sequence.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn kept(path: &Path) -> Result<Kept, String> {
+    let words = |e: &dyn fmt::Display| format!("{}: {e}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| words(&e))?;
+    serde_json::from_str(&text).map_err(|e| words(&e))
+}
+
+impl Kept {
+    /// Plays it once.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn play(&self, binary: Option<&Path>) -> Result<(), String> {
+        let bench = Bench::new(binary)?;
+        bench.play(&self.steps, Fault::default()).and_then(|()| bench.close()).map_err(|v| v.to_string())
+    }
+}
+
+/// How many sequences make sense at a time.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
 /// Plays sequences on one server, one after the other.

@@ -2,7 +2,10 @@
 
 use super::{Asked, Model};
 use crate::{
-    rules::{Check, Violation, answers::Answer, broken},
+    rules::{
+        Check, Violation,
+        answers::{Answer, rule_5_concurrent_requests_have_one_order},
+    },
     seen::{Details, Shown},
 };
 
@@ -45,10 +48,9 @@ impl Beliefs {
                 Err(violation) => wrong = wrong.or(Some(violation)),
             }
         }
-        match (possible.is_empty(), wrong) {
-            (true, Some(violation)) => Err(violation),
-            (true, None) => broken!(rule_5_something_is_the_case, "no model is left"),
-            (false, _) => {
+        match wrong {
+            Some(violation) if possible.is_empty() => Err(violation),
+            _ => {
                 possible.truncate(MOST);
                 self.0 = possible;
                 Ok(())
@@ -87,13 +89,8 @@ impl Beliefs {
                 }
                 possible.extend(models);
             }
-            match (possible.is_empty(), wrong) {
-                (true, Some(first)) => broken!(
-                    rule_5_concurrent_requests_have_one_order,
-                    "no order of {asked:?} gives these answers; in the first, {first}"
-                ),
-                _ => Ok(possible),
-            }
+            rule_5_concurrent_requests_have_one_order(!possible.is_empty(), &asked, wrong.as_ref())?;
+            Ok(possible)
         })
     }
 

@@ -8,14 +8,7 @@ use crate::{
     ids::{ActionId, Name, Place, RunId},
     rules::{
         Check,
-        answers::{
-            Answer, created, rule_3_what_can_be_done_is_done, rule_4_a_new_request_is_a_new_run,
-            rule_4_another_kind_under_a_taken_name_is_refused, rule_4_other_work_under_a_taken_name_is_refused,
-            rule_4_same_create_changes_nothing, rule_4_same_enqueue_changes_nothing,
-            rule_5_aborting_twice_is_aborting_once, rule_5_an_abort_loses_against_an_end,
-            rule_5_nothing_starts_below_what_has_ended, rule_9_a_wrong_field_is_named, rule_9_what_is_missing_is_named,
-        },
-        broken,
+        answers::{self, Answer},
     },
     step::{Kind, Work},
 };
@@ -45,7 +38,7 @@ impl Model {
         at: Time,
     ) -> Check<Vec<Model>> {
         if !self.places.contains(place) {
-            rule_9_what_is_missing_is_named(answer, &place.project)?;
+            answers::rule_9_what_is_missing_is_named(answer, &place.project)?;
             return self.unchanged();
         }
         let known = match name {
@@ -55,24 +48,21 @@ impl Model {
         };
         if let Some((id, run)) = known.as_ref().and_then(|id| self.runs.get_key_value(id)) {
             if run.work == *work {
-                rule_4_same_create_changes_nothing(answer, id)?;
+                answers::rule_4_same_create_changes_nothing(answer, id)?;
             } else {
-                rule_4_other_work_under_a_taken_name_is_refused(answer, id)?;
+                answers::rule_4_other_work_under_a_taken_name_is_refused(answer, id)?;
             }
             return self.unchanged();
         }
-        let Some(shown) = created(answer)? else {
+        let Some(shown) = answers::rule_3_a_create_answers_its_run(answer)? else {
             // Without its name nothing can be said of it; whoever asked asks again and is told.
             let Name::Given(name) = name else { return self.unchanged() };
             let id = RunId { place: place.clone(), name: name.clone() };
             return Ok(self.changed(false, |m| m.add_run(&id, work, at)));
         };
         let id = shown.id.run.clone();
-        rule_4_a_new_request_is_a_new_run(self.runs.contains_key(&id), &id)?;
-        let as_asked = id.place == *place && !matches!(name, Name::Given(name) if *name != id.name);
-        if !as_asked {
-            return broken!(rule_4_names_are_scoped, "asked for {name:?} in {place:?} and got {id}");
-        }
+        answers::rule_4_a_new_request_is_a_new_run(self.runs.contains_key(&id), &id)?;
+        answers::rule_4_names_are_scoped(place, name, &id)?;
         let mut after = self.clone();
         if let Name::ForRequest(request) = name {
             after.requests.insert((place.clone(), request.clone()), id.clone());
@@ -132,36 +122,36 @@ impl Model {
         at: Time,
     ) -> Check<Vec<Model>> {
         if action.name == ROOT_ACTION {
-            rule_9_a_wrong_field_is_named(answer, ROOT_ACTION)?;
+            answers::rule_9_a_wrong_field_is_named(answer, ROOT_ACTION)?;
             return self.unchanged();
         }
         let Some(run) = self.runs.get(&action.run) else {
-            rule_9_what_is_missing_is_named(answer, &action.run.name)?;
+            answers::rule_9_what_is_missing_is_named(answer, &action.run.name)?;
             return self.unchanged();
         };
         if let Some(existing) = run.actions.get(&action.name) {
             if std::mem::discriminant(&existing.kind) == std::mem::discriminant(kind) {
-                rule_4_same_enqueue_changes_nothing(answer)?;
+                answers::rule_4_same_enqueue_changes_nothing(answer)?;
             } else {
-                rule_4_another_kind_under_a_taken_name_is_refused(answer, &action.name)?;
+                answers::rule_4_another_kind_under_a_taken_name_is_refused(answer, &action.name)?;
             }
             return self.unchanged();
         }
         if !run.actions.contains_key(parent) {
-            rule_9_what_is_missing_is_named(answer, parent)?;
+            answers::rule_9_what_is_missing_is_named(answer, parent)?;
             return self.unchanged();
         }
         match (run.life(parent, self.theirs()), answer) {
             (Life::Ended(_), _) => {
-                rule_5_nothing_starts_below_what_has_ended(answer)?;
+                answers::rule_5_nothing_starts_below_what_has_ended(answer)?;
                 self.unchanged()
             }
             (Life::Unknown, Answer::Refused(_)) => {
-                rule_5_nothing_starts_below_what_has_ended(answer)?;
+                answers::rule_5_nothing_starts_below_what_has_ended(answer)?;
                 Ok(vec![self.clone()])
             }
             (Life::Live | Life::Unknown, _) => {
-                let done = rule_3_what_can_be_done_is_done(answer)?;
+                let done = answers::rule_3_what_can_be_done_is_done(answer)?;
                 let add = |m: &mut Model| m.add_action(&action.run, &action.name, Some(parent), kind, group, at);
                 Ok(self.changed(done, add))
             }
@@ -177,31 +167,31 @@ impl Model {
         at: Time,
     ) -> Check<Vec<Model>> {
         let Some(run) = self.runs.get(&target.run) else {
-            rule_9_what_is_missing_is_named(answer, &target.run.name)?;
+            answers::rule_9_what_is_missing_is_named(answer, &target.run.name)?;
             return self.unchanged();
         };
         if !run.actions.contains_key(&target.name) {
             let named = if whole { &target.run.name } else { &target.name };
-            rule_9_what_is_missing_is_named(answer, named)?;
+            answers::rule_9_what_is_missing_is_named(answer, named)?;
             return self.unchanged();
         }
         match (run.life(&target.name, self.theirs()), answer) {
             (Life::Ended(Some(Phase::Aborted)), _) => {
-                rule_5_aborting_twice_is_aborting_once(answer)?;
+                answers::rule_5_aborting_twice_is_aborting_once(answer)?;
                 self.unchanged()
             }
             (Life::Ended(Some(_)), _) => {
-                rule_5_an_abort_loses_against_an_end(answer)?;
+                answers::rule_5_an_abort_loses_against_an_end(answer)?;
                 self.unchanged()
             }
             (Life::Unknown, Answer::Refused(_)) => {
-                rule_5_an_abort_loses_against_an_end(answer)?;
+                answers::rule_5_an_abort_loses_against_an_end(answer)?;
                 let over = |m: &mut Model| m.end(target, None, None, Why::Itself(None));
                 Ok(self.changed(true, over))
             }
             (Life::Ended(None), _) => self.unchanged(),
             (Life::Live | Life::Unknown, _) => {
-                let done = rule_3_what_can_be_done_is_done(answer)?;
+                let done = answers::rule_3_what_can_be_done_is_done(answer)?;
                 let when = (!self.theirs()).then_some(at);
                 let why = Why::Asked(reason.to_owned());
                 Ok(self.changed(done, |m| m.end(target, Some(Phase::Aborted), when, why)))

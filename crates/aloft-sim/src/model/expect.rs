@@ -5,8 +5,8 @@ use aloft_core::{Phase, Time};
 use super::{Action, Model, Run, Why, client::trace_times};
 use crate::{
     ids::{ActionId, RAISED, output_prefix},
-    rules::{Check, broken},
-    seen::{Details, Shown},
+    rules::{Check, durable, views},
+    seen::{Details, SeenAttempt, Shown},
     step::Kind,
 };
 
@@ -29,10 +29,7 @@ fn millis(from: Time, to: Time) -> u64 {
 impl Model {
     fn action(&self, id: &ActionId) -> Check<(&Run, &Action)> {
         let found = self.runs.get(&id.run).and_then(|run| Some((run, run.actions.get(&id.name)?)));
-        match found {
-            Some(found) => Ok(found),
-            None => broken!(rule_3_views_show_what_was_done, "{id} is shown and nobody made it"),
-        }
+        durable::rule_3_what_is_shown_was_made(id, found)
     }
 
     /// Compares what lists and streams show of an action.
@@ -49,21 +46,15 @@ impl Model {
             function(&action.kind),
         );
         let told = (shown.parent.clone(), shown.group.clone(), shown.kind, shown.function.clone());
-        if certain != told {
-            return broken!(rule_3_views_show_what_was_done, "{}: {told:?} instead of {certain:?}", shown.id);
+        durable::rule_3_views_show_what_was_done(&shown.id, &told, &certain)?;
+        if self.theirs() && is_task {
+            return self.learn(shown);
         }
-        let loose = self.theirs() && is_task;
-        if !loose {
-            let end = action.end.as_ref().and_then(|e| e.at);
-            let expected =
-                (action.phase(), action.created, end, action.attempts.len(), end.map(|at| millis(action.created, at)));
-            let told = (Some(shown.phase), shown.start, shown.end, shown.attempts as usize, shown.duration);
-            if expected != told {
-                return broken!(rule_3_views_show_what_was_done, "{}: {told:?} instead of {expected:?}", shown.id);
-            }
-            return Ok(());
-        }
-        self.learn(shown)
+        let end = action.end.as_ref().and_then(|e| e.at);
+        let done =
+            (action.phase(), action.created, end, action.attempts.len(), end.map(|at| millis(action.created, at)));
+        let told = (Some(shown.phase), shown.start, shown.end, shown.attempts as usize, shown.duration);
+        durable::rule_3_views_show_what_was_done(&shown.id, &told, &done)
     }
 
     /// What somebody else's hands have done to a task since we looked.
@@ -71,10 +62,7 @@ impl Model {
         let theirs = self.theirs();
         let (_, action) = self.action(&shown.id)?;
         if let Some(end) = &action.end {
-            let possible = shown.phase.is_terminal() && end.phase.is_none_or(|phase| phase == shown.phase);
-            if !possible {
-                return broken!(rule_3_views_show_what_was_done, "{} ended {end:?} and is {:?}", shown.id, shown.phase);
-            }
+            views::rule_5_an_end_stays(shown, end.phase)?;
         }
         let Some(run) = self.runs.get_mut(&shown.id.run).filter(|_| shown.phase.is_terminal()) else { return Ok(()) };
         if let Some(action) = run.actions.get_mut(&shown.id.name) {
@@ -103,25 +91,16 @@ impl Model {
 }
 
 fn observe_end(action: &Action, details: &Details) -> Check {
-    let id = &details.shown.id;
     let code = details.error.as_ref().map(|e| e.code.clone());
     let aborted = details.aborted.as_deref();
-    let expected = match action.end.as_ref().map(|e| &e.why) {
+    let right = match action.end.as_ref().map(|e| &e.why) {
         None => code.is_none() && aborted.is_none(),
         Some(Why::Itself(expected)) => code == *expected && aborted.is_none(),
         Some(Why::Asked(words)) => aborted == Some(words.as_str()),
         // It says which action took it along.
         Some(Why::Above(above)) => aborted.is_some_and(|reason| reason.contains(above.as_str())),
     };
-    if expected {
-        return Ok(());
-    }
-    broken!(
-        rule_9_an_end_says_why,
-        "{id} ended {:?}, shown with the error {:?} and the abort {aborted:?}",
-        action.end,
-        details.error
-    )
+    views::rule_9_an_end_says_why(details, right, &action.end)
 }
 
 fn observe_attempts(action: &Action, details: &Details) -> Check {
@@ -130,27 +109,15 @@ fn observe_attempts(action: &Action, details: &Details) -> Check {
         // A trace ran once, in its parent's process.
         let phase = if failed { Phase::Failed } else { Phase::Succeeded };
         let told: Vec<_> = details.attempts.iter().map(|a| (a.number, a.phase, a.end)).collect();
-        if told != [(1, phase, Some(trace_times().1))] {
-            return broken!(rule_3_views_show_what_was_done, "{id}: a trace is shown with {:?}", details.attempts);
-        }
-        return Ok(());
+        return durable::rule_3_views_show_what_was_done(id, &told, &vec![(1, phase, Some(trace_times().1))]);
     }
-    for (n, attempt) in action.attempts.iter().enumerate() {
-        let Some(told) = details.attempts.get(n) else {
-            return broken!(rule_3_views_show_what_was_done, "{id}: attempt {} is not shown", attempt.number);
-        };
-        let expected = (attempt.number, attempt.phase(), &attempt.phases, attempt.output.as_str(), &attempt.error);
-        let code = told.error.as_ref().map(|e| e.code.clone());
-        let shown = (told.number, told.phase, &told.phases, told.output.as_str(), &code);
-        if expected != shown {
-            return broken!(rule_3_views_show_what_was_done, "{id}: attempt {shown:?} instead of {expected:?}");
-        }
-        let words = told.error.as_ref().map(|e| e.message.as_str());
-        if code.as_deref() == Some(RAISED.0) && words != Some(RAISED.1) {
-            return broken!(rule_9_an_error_keeps_its_words, "{id}: {words:?} instead of {:?}", RAISED.1);
-        }
-    }
-    Ok(())
+    let code = |a: &SeenAttempt| a.error.as_ref().map(|e| e.code.clone());
+    let told: Vec<_> =
+        details.attempts.iter().map(|a| (a.number, a.phase, &a.phases, a.output.as_str(), code(a))).collect();
+    let done: Vec<_> =
+        action.attempts.iter().map(|a| (a.number, a.phase(), &a.phases, a.output.as_str(), a.error.clone())).collect();
+    durable::rule_3_views_show_what_was_done(id, &told, &done)?;
+    details.attempts.iter().try_for_each(|a| views::rule_9_an_error_keeps_its_words(a.error.as_ref(), RAISED))
 }
 
 /// Where the outputs of an action's newest attempt are or will be, as its parent hears it.

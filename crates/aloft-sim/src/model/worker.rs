@@ -7,12 +7,8 @@ use crate::{
     ids::{ActionId, LOST, Lease, RAISED, output_prefix},
     rules::{
         Check,
-        answers::{
-            Answer, Granted, Reply, rule_6_a_stale_lease_cannot_write, rule_6_repeating_an_end_changes_nothing,
-            rule_6_the_holder_can_write,
-        },
-        broken,
-        leases::{Told, rule_6_an_attempt_is_told_what_it_is, rule_6_one_live_owner, rule_6_ready_work_is_handed_out},
+        answers::{self, Answer, Granted},
+        leases,
     },
     step::Progress,
 };
@@ -25,9 +21,7 @@ impl Progress {
 
 impl Model {
     pub(super) fn lease(&self, worker: &str, max: usize, alone: bool, answer: &Answer, at: Time) -> Check<Vec<Model>> {
-        let Answer::Done(Reply::Leased(granted)) = answer else {
-            return broken!(rule_6_ready_work_is_handed_out, "{worker} asked for work and got {answer:?}");
-        };
+        let granted = leases::rule_6_a_worker_is_answered(answer)?;
         let mut after = self.clone();
         for one in granted {
             after.grant(worker, one, at)?;
@@ -37,7 +31,7 @@ impl Model {
         let behind = self.all().filter(|(.., a)| a.looks_ready(at)).count();
         if alone {
             let least = max.min(ready + behind).saturating_sub(behind);
-            rule_6_ready_work_is_handed_out(granted.len(), least, max.min(ready))?;
+            leases::rule_6_ready_work_is_handed_out(granted.len(), least, max.min(ready))?;
         }
         Ok(vec![after])
     }
@@ -47,16 +41,16 @@ impl Model {
         let holder = self.holder(action);
         let state = self.runs.get_mut(&action.run).and_then(|run| run.actions.get_mut(&action.name));
         let waits = state.as_ref().is_some_and(|a| a.waits(at));
-        rule_6_one_live_owner(granted, waits, holder.as_ref())?;
+        leases::rule_6_one_live_owner(granted, waits, holder.as_ref())?;
         let Some(state) = state else { return Ok(()) };
         let before = if *attempt > 1 { output_prefix(action, attempt - 1) } else { String::new() };
-        let expected = Told {
+        let expected = leases::Told {
             attempt: state.attempts.len() as u32,
             output_prefix: output_prefix(action, *attempt),
             previous_prefix: before,
             parent: state.parent.clone(),
         };
-        rule_6_an_attempt_is_told_what_it_is(granted, &expected)?;
+        leases::rule_6_an_attempt_is_told_what_it_is(granted, &expected)?;
         if let Some(last) = state.attempts.last_mut() {
             last.holder = Some(Holder { worker: worker.to_owned(), token: *token });
         }
@@ -82,19 +76,19 @@ impl Model {
         let attempt = action.and_then(|a| a.attempts.iter().find(|a| a.number == lease.attempt));
         let holds = attempt.and_then(|a| a.holder.as_ref()).is_some_and(|h| h.token == lease.token);
         let (Some(action), Some(attempt), true) = (action, attempt, holds) else {
-            rule_6_a_stale_lease_cannot_write(answer)?;
+            answers::rule_6_a_stale_lease_cannot_write(answer)?;
             return same();
         };
         if attempt.phase().is_terminal() {
             // Below an ended action the record may not have followed yet: then even an end comes too late.
             match (progress.is_end(), action.settled) {
-                (true, true) => rule_6_repeating_an_end_changes_nothing(answer)?,
+                (true, true) => answers::rule_6_repeating_an_end_changes_nothing(answer)?,
                 (true, false) => {}
-                (false, _) => rule_6_a_stale_lease_cannot_write(answer)?,
+                (false, _) => answers::rule_6_a_stale_lease_cannot_write(answer)?,
             }
             return same();
         }
-        rule_6_the_holder_can_write(answer)?;
+        answers::rule_6_the_holder_can_write(answer)?;
         let mut after = self.clone();
         after.move_on(&lease.action, progress, at);
         Ok(if *answer == Answer::Lost { vec![self.clone(), after] } else { vec![after] })

@@ -23,7 +23,7 @@ use crate::{
     host::Host,
     ids::{ActionId, Lease, Name, Request, RunId},
     model::{Asked, Beliefs, Model},
-    rules::{Check, Violation, answers::Answer, views},
+    rules::{Check, answers::Answer, durable, views},
     scene::Scene,
     seen::{Details, Shown},
     step::{Command, Forgery, Naming, Step, Watch},
@@ -46,6 +46,8 @@ pub struct Player<'h> {
     /// Every lease that was ever given, oldest first.
     leases: Vec<Lease>,
     prefixes: HashSet<String>,
+    /// The projects that were made.
+    furnished: HashSet<String>,
     watchings: Vec<Watching>,
     hearing: work::Hearing,
     fault: Fault,
@@ -79,11 +81,6 @@ impl Memory {
     }
 }
 
-/// What breaks after a moment at which a rule is at stake breaks that rule.
-fn under<T>(rule: &'static str, check: Check<T>) -> Check<T> {
-    check.map_err(|v| Violation { rule, what: format!("{v}") })
-}
-
 /// Plays `steps` on `host` as sequence `number`, with `fault` in between, and checks everything.
 ///
 /// # Errors
@@ -100,9 +97,9 @@ impl<'h> Player<'h> {
     async fn new(host: &'h mut Host, number: u64, fault: Fault) -> Check<Self> {
         let scene = Scene::new(number);
         let client = Client::new(host.door());
-        for project in scene.projects() {
-            client.create_project(&project).await?;
-        }
+        // Where what does not exist is looked for.
+        let first = scene.place(0).project;
+        client.create_project(&first).await?;
         let book = views::rule_1_every_view_can_be_read(Book::open(&host.database()))?;
         let beliefs = Beliefs::new(Model::new(host.hands(), scene.places()));
         let mut player = Self {
@@ -115,6 +112,7 @@ impl<'h> Player<'h> {
             asked: Vec::new(),
             leases: Vec::new(),
             prefixes: HashSet::new(),
+            furnished: HashSet::from([first]),
             watchings: Vec::new(),
             hearing: work::Hearing::default(),
             fault,
@@ -214,6 +212,7 @@ impl<'h> Player<'h> {
 
     async fn ask(&mut self, request: Request) -> Check {
         let at = self.host.now();
+        self.furnish(&request).await?;
         let really = self.fault.request(&request);
         let answer = match self.fault.swallows(&request) {
             Some(answer) => answer,
@@ -235,7 +234,19 @@ impl<'h> Player<'h> {
         }
     }
 
+    /// Makes the project of a run that is about to be created, if it is one of the sequence's.
+    async fn furnish(&mut self, request: &Request) -> Check {
+        let Request::Create { place, .. } = request else { return Ok(()) };
+        if self.scene.projects().contains(&place.project) && self.furnished.insert(place.project.clone()) {
+            self.client.create_project(&place.project).await?;
+        }
+        Ok(())
+    }
+
     async fn race(&mut self, requests: Vec<Request>) -> Check {
+        for request in &requests {
+            self.furnish(request).await?;
+        }
         let at = self.host.now();
         let answers = join_all(requests.iter().map(|request| self.send(request))).await;
         let answers = answers.into_iter().collect::<Check<Vec<_>>>()?;
@@ -279,6 +290,7 @@ impl<'h> Player<'h> {
 
     /// The server dies under a request.
     async fn cut(&mut self, request: Request) -> Check {
+        self.furnish(&request).await?;
         let at = self.host.now();
         let answer = self.send_and_kill(&request).await?;
         self.restart().await?;
@@ -311,12 +323,12 @@ impl<'h> Player<'h> {
             let survived = self.beliefs.observed(|model| {
                 views::rule_1_lists_are_complete("after the restart, ListRuns", &model.runs_of(&place), &listed)
             });
-            under("rule_3_acknowledged_survives_restart", survived)?;
+            durable::rule_3_acknowledged_survives_restart(survived)?;
         }
         for run in self.runs() {
             let rows = self.fault.rows(self.client.actions(&run).await?);
             let survived = self.list_holds("after the restart, ListActions", &run, &rows);
-            under("rule_3_acknowledged_survives_restart", survived)?;
+            durable::rule_3_acknowledged_survives_restart(survived)?;
         }
         self.hear().await;
         for worker in work::workers() {
@@ -354,7 +366,7 @@ impl<'h> Player<'h> {
                 if matches!(answer, Answer::Done(_)) {
                     let below = self.below(&target);
                     for id in below {
-                        under("rule_5_abort_shown_on_descendants_at_once", self.look(&id).await)?;
+                        views::rule_5_abort_shown_on_descendants_at_once(self.look(&id).await)?;
                     }
                 }
             }

@@ -21,8 +21,8 @@ use crate::{
     model::Attempts,
     rules::{
         Check,
-        answers::{Answer, Granted, OVER, Reply},
-        broken, leases,
+        answers::{self, Answer, Granted, OVER, Reply},
+        leases,
     },
     step::Progress,
 };
@@ -107,10 +107,9 @@ fn progress(lease: &Lease, progress: &Progress) -> CoreProgress {
 impl Player<'_> {
     pub(super) async fn take(&self, worker: &str, max: usize) -> Check<Answer> {
         let Some(server) = self.host.inside() else { return Ok(Answer::Done(Reply::Leased(Vec::new()))) };
-        match server.control().lease(&WorkerId(worker.to_owned()), max, Duration::ZERO).await {
-            Ok(leased) => Ok(Answer::Done(Reply::Leased(leased.iter().map(|l| granted(worker, l)).collect()))),
-            Err(error) => broken!(rule_6_ready_work_is_handed_out, "{worker} asked for work: {error}"),
-        }
+        let asked = server.control().lease(&WorkerId(worker.to_owned()), max, Duration::ZERO).await;
+        let leased = leases::rule_6_a_worker_reaches_the_control_plane(worker, asked)?;
+        Ok(Answer::Done(Reply::Leased(leased.iter().map(|l| granted(worker, l)).collect())))
     }
 
     pub(super) async fn report(&self, lease: &Lease, seen: &Progress) -> Check<Answer> {
@@ -137,10 +136,9 @@ impl Player<'_> {
     /// A worker starts anew: it has forgotten everything and asks what it holds. What it is not told, it stops.
     pub(super) async fn reclaim(&mut self, worker: &str) -> Check {
         let Some(server) = self.host.inside() else { return Ok(()) };
-        let told = match server.control().reclaim(&WorkerId(worker.to_owned())).await {
-            Ok(told) => self.fault.reclaimed(told.iter().map(|l| granted(worker, l).lease).collect()),
-            Err(error) => return broken!(rule_6_reclaim_names_what_is_held, "{worker} asked: {error}"),
-        };
+        let asked = server.control().reclaim(&WorkerId(worker.to_owned())).await;
+        let told = leases::rule_6_a_worker_reaches_the_control_plane(worker, asked)?;
+        let told = self.fault.reclaimed(told.iter().map(|l| granted(worker, l).lease).collect());
         let named: Attempts = told.iter().map(|l| (l.action.clone(), l.attempt)).collect();
         self.beliefs.observed(|model| {
             let (held, unsettled) = model.attempts_of(worker);
@@ -200,26 +198,16 @@ impl Player<'_> {
     /// The reconciler looks once; whether it found something.
     pub(super) async fn settle(&mut self) -> Check<bool> {
         let Some(server) = self.host.inside() else { return Ok(false) };
-        match server.control().settle_once().await {
-            Ok(found) => {
-                self.beliefs.happened(crate::model::Model::settle);
-                Ok(found > 0)
-            }
-            Err(error) => broken!(rule_5_nothing_lives_below_what_has_ended, "{error}"),
-        }
+        let found = answers::rule_5_reconcilers_go_on(server.control().settle_once().await)?;
+        self.beliefs.happened(crate::model::Model::settle);
+        Ok(found > 0)
     }
 
     pub(super) async fn check_limits(&mut self) -> Check {
         let Some(server) = self.host.inside() else { return Ok(()) };
         let at = self.host.now();
-        loop {
-            match server.control().check_limits_once(at).await {
-                Ok((changed, _)) if changed.contains(&true) => {}
-                // What is due below an ended action stays due until its record has followed.
-                Ok(_) => break,
-                Err(error) => return broken!(rule_5_time_limits_are_kept, "{error}"),
-            }
-        }
+        // What is due below an ended action stays due until its record has followed.
+        while answers::rule_5_reconcilers_go_on(server.control().check_limits_once(at).await)?.0.contains(&true) {}
         self.beliefs.happened(|model| model.check_limits(at));
         Ok(())
     }

@@ -2,8 +2,8 @@
 
 use super::{Check, Violation, broken};
 use crate::{
-    door::Refused,
-    ids::{Lease, RunId},
+    door::{CallError, Refused},
+    ids::{Lease, Name, Place, RunId},
     seen::Shown,
 };
 
@@ -86,13 +86,60 @@ pub fn rule_3_what_can_be_done_is_done(answer: &Answer) -> Check<bool> {
     accepted("rule_3_what_can_be_done_is_done", answer)
 }
 
-/// The run an answer to a create names; `None` if the answer was lost.
-pub fn created(answer: &Answer) -> Check<Option<&Shown>> {
-    accepted("rule_3_what_can_be_done_is_done", answer)?;
+/// The answer to a create is the new run; `None` if the answer was lost.
+pub fn rule_3_a_create_answers_its_run(answer: &Answer) -> Check<Option<&Shown>> {
+    accepted("rule_3_a_create_answers_its_run", answer)?;
     match answer {
         Answer::Done(Reply::Run(shown)) => Ok(Some(shown)),
-        Answer::Done(other) => broken!(rule_9_a_create_answers_its_run, "answered {other:?}"),
+        Answer::Done(other) => broken!(rule_3_a_create_answers_its_run, "answered {other:?}"),
         Answer::Lost | Answer::Refused(_) => Ok(None),
+    }
+}
+
+/// A run is made where it was asked for, under the name that was asked for; names of other projects and domains are others.
+pub fn rule_4_names_are_scoped(place: &Place, name: &Name, run: &RunId) -> Check {
+    if run.place == *place && !matches!(name, Name::Given(name) if *name != run.name) {
+        return Ok(());
+    }
+    broken!(rule_4_names_are_scoped, "asked for {name:?} in {place:?} and got {run}")
+}
+
+/// What a call came to: an answer of the contract, never `internal` or `unknown`. One that the server did not live to give,
+/// or gave while it went down, is lost.
+pub fn rule_9_an_error_is_one_of_the_contract(called: Result<Reply, CallError>) -> Check<Answer> {
+    match called {
+        Ok(reply) => Ok(Answer::Done(reply)),
+        Err(CallError::Lost(_)) => Ok(Answer::Lost),
+        Err(CallError::Refused(r)) if r.code == "unavailable" => Ok(Answer::Lost),
+        Err(CallError::Refused(r)) if r.code == "internal" || r.code == "unknown" => {
+            broken!(rule_9_an_error_is_one_of_the_contract, "{}: {}", r.code, r.message)
+        }
+        Err(CallError::Refused(r)) => Ok(Answer::Refused(r)),
+        Err(CallError::Garbled(what)) => broken!(rule_9_an_error_is_one_of_the_contract, "{what}"),
+    }
+}
+
+/// Requests that were asked at once are answered as in one order of them. `wrong` is what is wrong with the first order, if
+/// every order has something wrong.
+pub fn rule_5_concurrent_requests_have_one_order(
+    possible: bool,
+    asked: &dyn std::fmt::Debug,
+    wrong: Option<&Violation>,
+) -> Check {
+    match wrong.filter(|_| !possible) {
+        None => Ok(()),
+        Some(first) => broken!(
+            rule_5_concurrent_requests_have_one_order,
+            "no order of {asked:?} gives these answers; in the first, {first}"
+        ),
+    }
+}
+
+/// A reconciler can read and write.
+pub fn rule_5_reconcilers_go_on<T>(looked: Result<T, impl std::fmt::Display>) -> Check<T> {
+    match looked {
+        Ok(found) => Ok(found),
+        Err(error) => broken!(rule_5_reconcilers_go_on, "{error}"),
     }
 }
 

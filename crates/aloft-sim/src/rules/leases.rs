@@ -2,7 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::{Check, answers::Granted, broken};
+use aloft_plane::ReportError;
+
+use super::{
+    Check,
+    answers::{Answer, Granted, Reply},
+    broken,
+};
 use crate::{ids::Lease, model::Attempts};
 
 /// An attempt is handed out only while it waits, to one worker.
@@ -26,6 +32,22 @@ pub fn rule_6_one_live_owner(granted: &Granted, waits: bool, holder: Option<&Lea
             )
         }
         (None, true) => Ok(()),
+    }
+}
+
+/// A worker reaches the control plane, which can read its store.
+pub fn rule_6_a_worker_reaches_the_control_plane<T>(worker: &str, asked: Result<T, ReportError>) -> Check<T> {
+    match asked {
+        Ok(value) => Ok(value),
+        Err(error) => broken!(rule_6_a_worker_reaches_the_control_plane, "{worker}: {error}"),
+    }
+}
+
+/// A worker that asks is answered: with work, or with none.
+pub fn rule_6_a_worker_is_answered(answer: &Answer) -> Check<&[Granted]> {
+    match answer {
+        Answer::Done(Reply::Leased(granted)) => Ok(granted),
+        other => broken!(rule_6_a_worker_is_answered, "{other:?}"),
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use aloft_core::{ActionName, ActionState, Time};
 
 use super::{Check, broken, views::rank};
-use crate::book::{Ledger, Moment, Story};
+use crate::{
+    book::{Ledger, Moment, Story},
+    ids::RunId,
+};
 
 /// A run's log is numbered from 1 without gaps, and its row knows the last number.
 pub fn rule_1_log_is_numbered_without_gaps(ledger: &Ledger) -> Check {
@@ -106,6 +109,23 @@ pub fn rule_5_nothing_lives_below_what_has_ended(ledger: &Ledger) -> Check {
             state.name,
             state.phase.words()
         ),
+    }
+}
+
+/// What has ended is nobody's: no worker holds it, none can take it, no time limit is set on it.
+pub fn rule_6_what_has_ended_is_nobodys(ledger: &Ledger) -> Check {
+    let left = ledger.records.values().filter(|r| r.state.phase.is_terminal());
+    match left.clone().find(|r| r.ready_at.is_some() || r.due_at.is_some() || r.worker.is_some()) {
+        None => Ok(()),
+        Some(record) => broken!(rule_6_what_has_ended_is_nobodys, "{}: {record:?}", ledger.run),
+    }
+}
+
+/// A run that is shown has a log.
+pub fn rule_1_a_run_has_a_log(run: &RunId, ledger: Option<Ledger>) -> Check<Ledger> {
+    match ledger {
+        Some(ledger) => Ok(ledger),
+        None => broken!(rule_1_a_run_has_a_log, "{run} is shown and not stored"),
     }
 }
 

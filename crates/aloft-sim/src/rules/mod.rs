@@ -7,6 +7,7 @@
 
 pub mod answers;
 pub mod bounds;
+pub mod durable;
 pub mod leases;
 pub mod log;
 pub mod streams;
@@ -38,4 +39,4 @@ macro_rules! broken {
         Err($crate::rules::Violation { rule: stringify!($rule), what: format!($($what)*) })
     };
 }
-pub(crate) use broken;
+use broken;

@@ -93,6 +93,16 @@ pub fn rule_1_a_stream_follows_the_log(
     Ok(())
 }
 
+/// A stream that is opened says how things stand, and does not break off before.
+pub fn rule_1_a_snapshot_comes(watched: &Watched, heard: &Heard) -> Check {
+    let complete = heard.items.contains(&Item::Sentinel) || matches!(watched, Watched::Actions(_));
+    match &heard.end {
+        None if complete => Ok(()),
+        Some(StreamEnd::Clean) => Ok(()),
+        end => broken!(rule_1_a_snapshot_comes, "{watched:?}: {end:?} after {:?}", heard.items),
+    }
+}
+
 /// What a children's stream says before its first sentinel is every child there was.
 pub fn rule_1_a_snapshot_is_complete(watched: &Watched, heard: &Heard, children: &BTreeSet<ActionId>) -> Check {
     let snapshot = heard.items.iter().take_while(|i| **i != Item::Sentinel);

@@ -2,8 +2,8 @@
 
 use aloft_core::Phase;
 
-use super::{Check, broken};
-use crate::seen::{Details, Shown, Update};
+use super::{Check, Violation, broken};
+use crate::seen::{Details, SeenError, Shown, Update};
 
 /// How far an attempt has come. Said again here and not taken from the core, which is what is judged.
 pub fn rank(phase: Phase) -> u8 {
@@ -53,6 +53,14 @@ pub fn rule_5_terminal_is_final_in_every_view(before: &Shown, now: &Shown) -> Ch
     Ok(())
 }
 
+/// What has ended, in this phase if it is known, is not shown otherwise.
+pub fn rule_5_an_end_stays(shown: &Shown, ended: Option<Phase>) -> Check {
+    if shown.phase.is_terminal() && ended.is_none_or(|phase| phase == shown.phase) {
+        return Ok(());
+    }
+    broken!(rule_5_an_end_stays, "{} ended ({ended:?}) and is {}", shown.id, shown.phase.words())
+}
+
 /// As [`rule_5_terminal_is_final_in_every_view`], for all that is known of an action.
 pub fn rule_5_the_record_of_an_end_is_final(before: &Details, now: &Details) -> Check {
     if before.shown.phase.is_terminal() && before != now {
@@ -76,7 +84,7 @@ pub fn rule_5_attempts_are_kept(before: &Details, now: &Details) -> Check {
 }
 
 /// Two views of an action agree.
-pub fn rule_1_views_agree(one: &Shown, view: &str, other: &Shown) -> Check {
+pub fn rule_1_views_agree<T: PartialEq + std::fmt::Debug>(one: &T, view: &str, other: &T) -> Check {
     if one == other {
         return Ok(());
     }
@@ -105,19 +113,39 @@ pub fn rule_1_lists_are_complete<T: PartialEq + std::fmt::Debug>(view: &str, exp
 }
 
 /// Every view can be read: no phase that is none, no time missing.
-pub fn rule_1_every_view_can_be_read<T>(read: Result<T, String>) -> Check<T> {
+pub fn rule_1_every_view_can_be_read<T>(read: Result<T, impl std::fmt::Debug>) -> Check<T> {
     match read {
         Ok(value) => Ok(value),
-        Err(what) => broken!(rule_1_every_view_can_be_read, "{what}"),
+        Err(what) => broken!(rule_1_every_view_can_be_read, "{what:?}"),
     }
+}
+
+/// An end says what its cause was: the code of the error, the words of who aborted it, or the action above that ended.
+pub fn rule_9_an_end_says_why(details: &Details, right: bool, end: &dyn std::fmt::Debug) -> Check {
+    if right {
+        return Ok(());
+    }
+    let (error, aborted) = (&details.error, &details.aborted);
+    broken!(rule_9_an_end_says_why, "{} ended {end:?}, shown with {error:?} and {aborted:?}", details.shown.id)
+}
+
+/// An error keeps the words that it was raised with.
+pub fn rule_9_an_error_keeps_its_words(shown: Option<&SeenError>, raised: (&str, &str)) -> Check {
+    match shown.filter(|e| e.code == raised.0 && e.message != raised.1) {
+        None => Ok(()),
+        Some(error) => broken!(rule_9_an_error_keeps_its_words, "{error:?} instead of {:?}", raised.1),
+    }
+}
+
+/// What is below an aborted action is shown as aborted from that commit on.
+pub fn rule_5_abort_shown_on_descendants_at_once(seen: Check) -> Check {
+    seen.map_err(|v| Violation { rule: "rule_5_abort_shown_on_descendants_at_once", what: v.to_string() })
 }
 
 /// What failed or timed out says why, and so does every attempt that did; what was aborted says who asked or what ended
 /// above it.
 pub fn rule_9_a_failure_carries_its_error(details: &Details) -> Check {
-    let named = |error: &Option<crate::seen::SeenError>| {
-        error.as_ref().is_some_and(|e| !e.code.is_empty() && !e.message.is_empty())
-    };
+    let named = |error: &Option<SeenError>| error.as_ref().is_some_and(|e| !e.code.is_empty() && !e.message.is_empty());
     let failed = |phase| matches!(phase, Phase::Failed | Phase::TimedOut);
     let shown = &details.shown;
     if failed(shown.phase) != named(&details.error) {
