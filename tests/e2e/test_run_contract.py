@@ -243,6 +243,10 @@ def test_a_run_is_recovered_where_it_failed(sdk, cli, server, examples):
     relation = root["metadata"]["relation"]
     assert relation["relatedTo"]["name"] == failed.name and relation["relationType"] == "RELATION_TYPE_RECOVER"
 
+    related = {"filters": [{"function": "EQUAL", "field": "related_to", "values": [failed.name]}]}
+    found = wire.unary(server, f"{RUNS}/ListRuns", {"request": related, "org": ""})["runs"]
+    assert [r["action"]["id"]["run"]["name"] for r in found] == [run], "and the other way round"
+
     forced = actions["work"][0]
     output = cli("rerun", failed.name, "--recover", "--no-broken", "--force-rerun-action", forced, of=None)
     again = cli_run(output)

@@ -1,13 +1,14 @@
 //! Which waiting attempts may start: a pure decision over what this machine runs and what waits.
 //!
 //! Every running process counts its memory. It counts its CPU unless it waits for attempts below it that are here: a parent
-//! must not keep its own children from starting. Should memory alone be used up by parents that wait, the deepest waiting
+//! must not keep its own children from starting. Work that is done inline ([`crate::inline`]) counts nothing and ends by
+//! itself; what waits for it counts no CPU either. Should memory alone be used up by parents that wait, the deepest waiting
 //! attempt starts nevertheless, since only the deepest work can end first.
 //!
 //! **Invariant:** if every attempt ends once the attempts it waits for have ended, all of them end (asserted below over
 //! random trees).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use aloft_core::{ActionName, RunKey};
 
@@ -62,14 +63,14 @@ pub struct Decision {
     pub passed: Vec<usize>,
 }
 
-/// Which of `items` to start on `machine`.
-pub fn admit(machine: &Machine, items: &[&Item]) -> Decision {
+/// Which of `items` to start on `machine`, with `inline` telling how many attempts are done inline below which action.
+pub fn admit(machine: &Machine, items: &[&Item], inline: &HashMap<ActionKey, usize>) -> Decision {
     let parents: HashSet<&ActionKey> = items.iter().filter_map(|item| item.parent.as_ref()).collect();
     // An action has live children here if an attempt names it as its parent.
-    let waits = |item: &Item| parents.contains(&item.action);
+    let waits = |item: &Item| parents.contains(&item.action) || inline.contains_key(&item.action);
     let cpu_of = |item: &Item| if waits(item) { 0 } else { item.cpu };
 
-    let (mut memory, mut cpu, mut progress) = (0u64, 0u64, false);
+    let (mut memory, mut cpu, mut progress) = (0u64, 0u64, !inline.is_empty());
     for item in items.iter().filter(|item| item.state == State::Running) {
         memory = memory.saturating_add(item.memory);
         cpu = cpu.saturating_add(cpu_of(item));
@@ -103,12 +104,13 @@ pub fn admit(machine: &Machine, items: &[&Item]) -> Decision {
 }
 
 /// What the person who looks at a waiting attempt is told.
-pub fn reason(machine: &Machine, items: &[&Item], waiting: &Item) -> String {
+pub fn reason(machine: &Machine, items: &[&Item], inline: &HashMap<ActionKey, usize>, waiting: &Item) -> String {
     const MIB: u64 = 1024 * 1024;
     let parents: HashSet<&ActionKey> = items.iter().filter_map(|item| item.parent.as_ref()).collect();
     let running = || items.iter().filter(|item| item.state == State::Running);
     let memory: u64 = running().map(|item| item.memory).sum();
-    let cpu: u64 = running().filter(|item| !parents.contains(&item.action)).map(|item| item.cpu).sum();
+    let waits = |item: &Item| parents.contains(&item.action) || inline.contains_key(&item.action);
+    let cpu: u64 = running().filter(|item| !waits(item)).map(|item| item.cpu).sum();
     let count = running().count();
     if waiting.state == State::Held {
         return "waits until the attempt before it has stopped".to_owned();
@@ -167,7 +169,7 @@ mod tests {
     }
 
     fn decide(items: &[Item]) -> Decision {
-        admit(&machine(), &items.iter().collect::<Vec<_>>())
+        admit(&machine(), &items.iter().collect::<Vec<_>>(), &HashMap::new())
     }
 
     fn started(items: &[Item]) -> Vec<String> {
@@ -209,6 +211,32 @@ mod tests {
         ];
         items[0].memory = 4096 * MIB;
         assert_eq!(started(&items), ["deep"]);
+    }
+
+    #[test]
+    fn what_waits_for_sleepers_leaves_the_cpu_to_others() {
+        let mut items: Vec<Item> = (0..4).map(|n| item(&format!("r{n}"), None, 0, n, State::Running)).collect();
+        items.push(item("w", None, 0, 9, State::Waiting));
+        let refs: Vec<&Item> = items.iter().collect();
+        assert!(admit(&machine(), &refs, &HashMap::new()).start.is_empty());
+        let inline = HashMap::from([(key("r0"), 1000)]);
+        assert_eq!(admit(&machine(), &refs, &inline).start, [4]);
+        assert!(reason(&machine(), &refs, &inline, &items[4]).contains("1.5 of 2"));
+    }
+
+    #[test]
+    fn memory_is_not_overstepped_while_a_sleeper_will_end() {
+        // Two parents fill the memory and wait: one for sleepers, one for the work that does not fit.
+        let mut items = [
+            item("a", None, 0, 0, State::Running),
+            item("b", None, 0, 1, State::Running),
+            item("c", Some("b"), 1, 2, State::Waiting),
+        ];
+        items[0].memory = 512 * MIB;
+        items[1].memory = 512 * MIB;
+        let refs: Vec<&Item> = items.iter().collect();
+        let inline = HashMap::from([(key("a"), 1)]);
+        assert!(admit(&machine(), &refs, &inline).start.is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! s3://{bucket}/{org}/{project}/{domain}/uploads/{md5 | filename root}/{file}     bundles, files, build contexts
+//!                                       /uploads/tracked-runs/{run}/{action}/…      what is reported of tracked runs
 //!                                       /inputs/{digest}/inputs.pb                inputs of runs, by content
 //!                                       /runs/{run}/{action}/inputs.pb            inputs that a parent uploads
 //!                                       /runs/{run}/{action}/{attempt}/…          outputs.pb, error.pb, report.html
@@ -34,6 +35,7 @@ use async_trait::async_trait;
 use buffa::Message as _;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use crate::{
     process::{self, Results},
@@ -42,6 +44,12 @@ use crate::{
 
 /// Largest inputs or outputs that are read into memory, in bytes.
 const MAX_LITERALS: u64 = 20 << 20;
+
+/// From this size on few are read at a time, in bytes. Nearly all inputs and outputs are smaller.
+const LARGE_LITERALS: u64 = 1 << 20;
+
+/// How many large ones are in memory at once: 160 MiB of the largest, and what they become when they are decoded.
+const LARGE_AT_ONCE: usize = 8;
 
 /// Longest life of a link. The SDK asks for 15 minutes, its own cap is an hour.
 const MAX_EXPIRY: Duration = Duration::from_secs(3600);
@@ -75,6 +83,7 @@ pub struct Data {
     images: Arc<dyn Images>,
     logs: Arc<dyn AttemptLogs>,
     clock: Arc<dyn Fn() -> Time + Send + Sync>,
+    large: Semaphore,
 }
 
 impl Data {
@@ -85,7 +94,7 @@ impl Data {
         logs: Arc<dyn AttemptLogs>,
         clock: Arc<dyn Fn() -> Time + Send + Sync>,
     ) -> Self {
-        Self { objects, images, logs, clock }
+        Self { objects, images, logs, clock, large: Semaphore::new(LARGE_AT_ONCE) }
     }
 
     fn now(&self) -> Timestamp {
@@ -114,17 +123,29 @@ impl Data {
         }
     }
 
-    async fn read<M: buffa::Message>(&self, scope: &Scope, uri: &str) -> Result<M, PlaneError> {
+    /// The message at `uri`; empty if there is no URI, `None` if there is no such object.
+    async fn read<M: buffa::Message>(&self, scope: &Scope, uri: &str) -> Result<Option<M>, PlaneError> {
         if uri.is_empty() {
-            return Ok(M::default());
+            return Ok(Some(M::default()));
         }
-        match self.objects.get(&self.owned(scope, uri)?, MAX_LITERALS).await {
+        let parsed = self.owned(scope, uri)?;
+        let Some(meta) = self.objects.head(&parsed).await.map_err(plane)? else { return Ok(None) };
+        let _room = match meta.size {
+            size if size > MAX_LITERALS => {
+                return Err(PlaneError::Exhausted(format!(
+                    "{uri} has {size} bytes, more than the {MAX_LITERALS} that are shown; read it from the object store \
+                     itself, or return large values as files"
+                )));
+            }
+            // The semaphore is never closed.
+            size if size > LARGE_LITERALS => self.large.acquire().await.ok(),
+            _ => None,
+        };
+        match self.objects.get(&parsed, MAX_LITERALS).await {
             Ok(bytes) => M::decode_from_slice(&bytes)
+                .map(Some)
                 .map_err(|e| PlaneError::Unavailable(format!("{uri} is damaged and cannot be read: {e}"))),
-            Err(Error::NotFound { .. }) => Ok(M::default()),
-            Err(Error::TooLarge { size, max, .. }) => Err(PlaneError::Exhausted(format!(
-                "{uri} has {size} bytes, more than the {max} that are shown; read it from the object store itself"
-            ))),
+            Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(plane(error)),
         }
     }
@@ -197,6 +218,11 @@ impl DataPlane for Data {
         format!("s3://{}/{}", self.objects.bucket(), run_key(run))
     }
 
+    fn tracked_base(&self, run: &RunKey) -> String {
+        let Scope { org, project, domain } = &run.scope;
+        format!("s3://{}/{org}/{project}/{domain}/{}/{}", self.objects.bucket(), names::TRACKED, run.name)
+    }
+
     fn owns(&self, scope: &Scope, uri: &str) -> bool {
         self.owned(scope, uri).is_ok()
     }
@@ -211,7 +237,7 @@ impl DataPlane for Data {
             .root(scope)?
             .join(&asked.path)
             .map_err(|e| PlaneError::Invalid { field: "filename".to_owned(), reason: e.to_string() })?;
-        if let (Some(md5), true) = (asked.md5, asked.named)
+        if let (Some(md5), true) = (asked.md5, asked.keeps)
             && self.objects.head(&uri).await.map_err(plane)?.is_some()
             && self.objects.content_md5(&uri).await.map_err(plane)? != md5
         {
@@ -239,9 +265,11 @@ impl DataPlane for Data {
     async fn upload_inputs(
         &self,
         scope: &Scope,
+        base: &str,
         inputs: Inputs,
         ignored: &[String],
     ) -> Result<OffloadedInputData, PlaneError> {
+        let root = if base.is_empty() { self.root(scope)? } else { self.owned(scope, base)? };
         let bytes = inputs.encode_to_bytes();
         if bytes.len() as u64 > MAX_LITERALS {
             return Err(PlaneError::Exhausted(format!(
@@ -250,7 +278,7 @@ impl DataPlane for Data {
             )));
         }
         // Named by all of their bytes: inputs that differ only in what the hash ignores never overwrite one another.
-        let uri = self.root(scope)?.join(&format!("inputs/{}/inputs.pb", hash::content(&bytes)));
+        let uri = root.join(&format!("inputs/{}/inputs.pb", hash::content(&bytes)));
         let uri = uri.map_err(|e| PlaneError::Unavailable(e.to_string()))?;
         match self.objects.put_new(&uri, bytes).await {
             Ok(_) | Err(Error::AlreadyExists { .. }) => {}
@@ -265,7 +293,7 @@ impl DataPlane for Data {
         scope: &Scope,
         inputs_uri: &str,
         outputs_uri: &str,
-    ) -> Result<(Inputs, Outputs), PlaneError> {
+    ) -> Result<(Option<Inputs>, Option<Outputs>), PlaneError> {
         tokio::try_join!(self.read::<Inputs>(scope, inputs_uri), self.read::<Outputs>(scope, outputs_uri))
     }
 
@@ -333,7 +361,7 @@ impl DataPlane for Data {
             LiteralsSource::Action { uri, .. } => {
                 let file = if uri.ends_with(".pb") { uri.to_owned() } else { format!("{uri}/inputs.pb") };
                 // Field 1 of inputs and of outputs is the same on the wire.
-                self.read::<Inputs>(scope, &file).await?.literals
+                self.read::<Inputs>(scope, &file).await?.unwrap_or_default().literals
             }
             LiteralsSource::Trigger(_) => {
                 return Err(PlaneError::Unsupported("triggers are not built yet".to_owned()));
@@ -364,7 +392,7 @@ impl DataPlane for Data {
     }
 }
 
-/// What the executor reads of an attempt's results.
+/// What the executor reads of an attempt's results, and writes for those that have no process.
 #[async_trait]
 impl crate::seam::ResultStore for Objects {
     async fn get(&self, uri: &str, max: usize) -> Result<Option<Bytes>, PlaneError> {
@@ -382,5 +410,9 @@ impl crate::seam::ResultStore for Objects {
     async fn exists(&self, uri: &str) -> Result<bool, PlaneError> {
         let parsed: Uri = uri.parse().map_err(|e| PlaneError::Unavailable(format!("{uri}: {e}")))?;
         Ok(self.head(&parsed).await.map_err(plane)?.is_some())
+    }
+    async fn put(&self, uri: &str, content: Bytes) -> Result<(), PlaneError> {
+        let parsed: Uri = uri.parse().map_err(|e| PlaneError::Unavailable(format!("{uri}: {e}")))?;
+        Objects::put(self, &parsed, content).await.map(drop).map_err(plane)
     }
 }

@@ -10,6 +10,9 @@ use aloft_flyteidl2::flyteidl2::{
 };
 use aloft_plane::quantity;
 
+/// The code of an error about something that no process of this machine can be given, ever.
+pub const UNSATISFIABLE: &str = "UnsatisfiableResources";
+
 /// What a task counts that declares no memory. A Python process with the SDK imported holds about 100 MiB.
 const DEFAULT_MEMORY: u64 = 128 * MIB;
 /// What a task counts that declares no CPU, in thousandths of a core.
@@ -143,7 +146,7 @@ fn refuse_gpu(
         ("By the settings of its project, the task gets", "Remove task_resource.min.gpu from those settings")
     };
     Err(refused(
-        "UnsatisfiableResources",
+        UNSATISFIABLE,
         &format!(
             "{who} a GPU, and tasks that run as processes of this machine cannot be given one. {remedy}, or run it on a \
              cluster that has GPUs."

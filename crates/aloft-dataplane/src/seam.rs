@@ -42,7 +42,7 @@ pub trait NativeTask: Send + Sync {
     async fn run(&self, attempt: &LeasedAttempt, log: LogSink, cancelled: CancellationToken) -> AttemptOutcome;
 }
 
-/// Reads what an attempt left in the object store.
+/// Reads what an attempt left in the object store, and writes what it gives back if no process of its own does.
 #[async_trait]
 pub trait ResultStore: Send + Sync {
     /// The object at `uri`, up to `max` bytes of it; `None` if it does not exist.
@@ -50,4 +50,7 @@ pub trait ResultStore: Send + Sync {
 
     /// Whether there is an object at `uri`.
     async fn exists(&self, uri: &str) -> Result<bool, PlaneError>;
+
+    /// Writes the object at `uri`, durably, replacing what was there.
+    async fn put(&self, uri: &str, content: Bytes) -> Result<(), PlaneError>;
 }

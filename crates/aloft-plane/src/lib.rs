@@ -27,6 +27,18 @@ pub use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+/// The type of tasks that sleep as long as their input says.
+pub const SLEEP_TASK: &str = "core-sleep";
+
+/// The type of tasks that give their inputs back.
+pub const ECHO_TASK: &str = "echo";
+
+/// Whether tasks of this type are done by the data plane itself, without a process: then there is no log, no pod, and
+/// nothing of the machine to wait for.
+pub fn is_inline(task_type: &str) -> bool {
+    matches!(task_type, SLEEP_TASK | ECHO_TASK)
+}
+
 /// Which attempt of which action.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AttemptId {
@@ -200,6 +212,10 @@ pub trait DataPlane: Send + Sync {
     /// The prefix below which everything of `run` lies.
     fn run_base(&self, run: &RunKey) -> String;
 
+    /// The prefix below which the reporter of a run that is carried out elsewhere uploads what there is of it, where
+    /// [`DataPlane::create_upload_location`] puts the filename root `tracked-runs/{run}`.
+    fn tracked_base(&self, run: &RunKey) -> String;
+
     /// Whether `uri` lies in the storage of `scope`'s project. The path of other tenants never does.
     fn owns(&self, scope: &Scope, uri: &str) -> bool;
 
@@ -210,21 +226,24 @@ pub trait DataPlane: Send + Sync {
         request: CreateUploadLocationRequest,
     ) -> Result<CreateUploadLocationResponse, PlaneError>;
 
-    /// Stores inputs once, by their content, and names them by their hash without `ignored` variables.
+    /// Stores inputs once, by their content, and names them by their hash without `ignored` variables. They go below
+    /// `base`, or to a place of the data plane's choice if that is empty.
     async fn upload_inputs(
         &self,
         scope: &Scope,
+        base: &str,
         inputs: Inputs,
         ignored: &[String],
     ) -> Result<OffloadedInputData, PlaneError>;
 
-    /// Reads inputs and outputs; what does not exist is empty.
+    /// Reads inputs and outputs: none for an empty URI, `None` for an object that does not exist. One that is larger than
+    /// can be shown is [`PlaneError::Exhausted`] with its URI.
     async fn read_data(
         &self,
         scope: &Scope,
         inputs_uri: &str,
         outputs_uri: &str,
-    ) -> Result<(Inputs, Outputs), PlaneError>;
+    ) -> Result<(Option<Inputs>, Option<Outputs>), PlaneError>;
 
     /// Which of `uris` do not exist.
     async fn missing(&self, scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError>;

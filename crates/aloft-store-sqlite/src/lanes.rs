@@ -42,28 +42,33 @@ struct Gathered {
     places: HashMap<(String, String, String), usize>,
 }
 
+/// Fewest candidates of one group that are offered, however many groups there are.
+const HEADS: usize = 8;
+
 pub(crate) fn offer(db: &Connection, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered> {
     let mut gathered = Gathered::default();
-    let mut at = after.clone();
-    let mut seen = 0;
+    let mut found: Vec<OfferPlace> = Vec::new();
     let more = loop {
-        let Some(group) = next_group(db, &at)? else { break false };
-        if seen == groups {
+        let Some(group) = next_group(db, found.last().unwrap_or(after))? else { break false };
+        if found.len() == groups {
             break true;
         }
-        at = group;
-        seen += 1;
-        let candidates = candidates(db, &at, now, each)?;
+        found.push(group);
+    };
+    // Of many groups a few heads each are enough for a plan: one that needs more of a group asks again.
+    let each = (each.saturating_mul(4) / found.len().max(1)).clamp(HEADS.min(each), each);
+    for place in &found {
+        let candidates = candidates(db, place, now, each)?;
         if candidates.is_empty() {
             continue;
         }
-        let run = gathered.run(db, at.run)?;
+        let run = gathered.run(db, place.run)?;
         let org = gathered.offer.runs[run].run.scope.org.clone();
-        let queue = gathered.queue(db, &org, &at.queue)?;
+        let queue = gathered.queue(db, &org, &place.queue)?;
         gathered.offer.groups.push(Group { run, queue, candidates });
-    };
+    }
     let next_ready = next(db, "ready_at", now.as_micros())?;
-    Ok(Offered { offer: gathered.offer, next: more.then_some(at), next_ready })
+    Ok(Offered { offer: gathered.offer, next: found.pop().filter(|_| more), next_ready })
 }
 
 /// The first group of a run and queue after `at`. A step over the index for each, however much waits in it.

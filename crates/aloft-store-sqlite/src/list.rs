@@ -139,6 +139,7 @@ fn run_column(field: &Field) -> &'static str {
         Field::ShortName => "r.short_name",
         Field::Environment => "r.environment",
         Field::CreatedBy => "r.created_by",
+        Field::RelatedTo => "(SELECT x.related_to FROM runs x WHERE x.id = r.id)",
         Field::Source => "r.source",
         Field::Kind => "r.kind",
         // Live, phase 9, and nothing above it has ended.

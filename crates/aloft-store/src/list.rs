@@ -63,6 +63,8 @@ pub enum Field {
     CreatedBy,
     /// `RunSource` number.
     Source,
+    /// Name of the run it was made from: rerun, recovered, spawned.
+    RelatedTo,
     /// Parent action.
     Parent,
     /// Group.
@@ -121,6 +123,7 @@ impl Field {
             | Self::ShortName
             | Self::Environment
             | Self::CreatedBy
+            | Self::RelatedTo
             | Self::Parent
             | Self::Group
             | Self::TriggerName

@@ -57,9 +57,6 @@ const SYSTEM_PROJECT: &str = "system";
 /// Attempts that wait in this process; the rest wait in the database.
 const MAX_WAITING: usize = 512;
 
-/// How long a task has after SIGTERM.
-const GRACE: Duration = Duration::from_secs(5);
-
 /// How old an unfinished upload is when it is swept, and how often that is looked at.
 const UPLOAD_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -92,6 +89,11 @@ pub(crate) struct Args {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+
+    /// How many seconds a task has after SIGTERM, when it is aborted or a time limit passes, before it is killed. A pod
+    /// template can say otherwise (termination_grace_period_seconds). A task that does not handle SIGTERM ends at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400), env = "ALOFT_GRACE")]
+    grace: u64,
 
     /// Start every task with an interpreter of its own, to compare with the warm start.
     #[arg(long, hide = true)]
@@ -150,7 +152,7 @@ async fn dev(args: Args) -> Result<(), Exit> {
 
     // From here on there is something to end well.
     let signalled = signals();
-    let worker = start_worker(&control, &objects, dirs, environments, port, !args.cold)?;
+    let worker = start_worker(&control, &objects, dirs, environments, port, &args)?;
     let app = http::app(&control, &objects).map_err(Exit::other)?;
     let places = serve::places();
     let servers: Vec<_> = listeners
@@ -200,7 +202,7 @@ fn start_worker(
     dirs: AttemptDirs,
     environments: Arc<env::Envs>,
     port: u16,
-    warm: bool,
+    args: &Args,
 ) -> Result<Worker, Exit> {
     let program = std::env::current_exe().map_err(|e| Exit::other(format!("cannot find my own program: {e}")))?;
     let store = objects.clone();
@@ -222,8 +224,8 @@ fn start_worker(
             export_aws: true,
         },
         host: HostEnv::capture(),
-        grace: GRACE,
-        warm,
+        grace: Duration::from_secs(args.grace),
+        warm: !args.cold,
     };
     let executor = ProcessExecutor::new(config)
         .map_err(|e| crate::datadir::on_disk("cannot prepare the directories of attempts", &e))?;

@@ -66,10 +66,11 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         }
     }
     bounded("group", request.group, convert::MAX_TEXT)?;
+    check_work(&request)?;
     let record = run::find_record(control, &run).await?;
     let (seed, blobs) = match request.work {
         Work::Task(task) => task_seed(control, &record, &request, task).await?,
-        Work::Trace(trace) => trace_seed(control, &run, &action, &request, trace).await?,
+        Work::Trace(trace) => trace_seed(control, &record, &action, &request, trace).await?,
         Work::Condition(condition) => {
             let (seed, blob) = condition::seed(condition)?;
             (seed, vec![blob])
@@ -86,6 +87,16 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         traces: taken.traces,
     };
     run::submit(control, Submission { run, command, blobs }).await
+}
+
+/// Refuses work that lacks what it cannot do without.
+fn check_work(request: &Enqueue<'_>) -> Answer<()> {
+    match request.work {
+        Work::Task(task) if !(task.spec.is_set() || task.id.is_set()) => Err(invalid("task.spec: is required")),
+        Work::Task(_) if request.input_uri.is_empty() => Err(invalid("input_uri: is required for a task")),
+        Work::Nothing => Err(invalid("spec: task, trace or condition is required")),
+        Work::Task(_) | Work::Trace(_) | Work::Condition(_) => Ok(()),
+    }
 }
 
 fn not_owned(field: &str, uri: &str, run: &RunKey) -> ConnectError {
@@ -110,14 +121,7 @@ async fn task_seed(
     let spec = convert::spec(spec)?;
     let cache_key = task.cache_key.as_option().map(|k| k.value.clone()).unwrap_or_default();
     bounded("task.cache_key", &cache_key, MAX_CACHE_KEY)?;
-    if request.input_uri.is_empty() {
-        return Err(invalid("input_uri: is required for a task"));
-    }
-    let base = if request.run_output_base.is_empty() {
-        control.data().run_base(&run.key)
-    } else {
-        request.run_output_base.to_owned()
-    };
+    let base = output_base(control, run, request).await?;
     let seed = TaskSeed {
         task: spec.task,
         policy: spec.policy,
@@ -133,7 +137,7 @@ async fn task_seed(
 
 async fn trace_seed(
     control: &Control,
-    run: &RunKey,
+    record: &RunRecord,
     action: &ActionName,
     request: &Enqueue<'_>,
     trace: &TraceAction,
@@ -145,6 +149,7 @@ async fn trace_seed(
         Some(ActionPhase::ACTION_PHASE_TIMED_OUT) => Phase::TimedOut,
         _ => return Err(invalid("trace.phase: a trace is recorded when it has ended: SUCCEEDED or FAILED")),
     };
+    let run = &record.key;
     bounded("trace.name", &trace.name, convert::MAX_TEXT)?;
     let refs = trace.outputs.as_option();
     let outputs = OutputRefs {
@@ -165,7 +170,7 @@ async fn trace_seed(
     let blob = spec.map(convert::blob);
     let error = match phase {
         Phase::Succeeded => None,
-        _ => Some(trace_error(control, run, action, request, trace).await?),
+        _ => Some(trace_error(control, record, action, request, trace).await?),
     };
     let seed = TraceSeed {
         name: trace.name.clone(),
@@ -179,20 +184,26 @@ async fn trace_seed(
     Ok((Seed::Trace(seed), blob.into_iter().collect()))
 }
 
+/// Where the outputs of the run's actions go: the SDK always says; who does not means the run's own place.
+async fn output_base(control: &Control, run: &RunRecord, request: &Enqueue<'_>) -> Answer<String> {
+    if !request.run_output_base.is_empty() {
+        return Ok(request.run_output_base.to_owned());
+    }
+    let spec = run::stored_run_spec(control, run).await?;
+    Ok(control.run_base(&run.key, &spec))
+}
+
 /// Why a trace failed: what its parent left beside it, so that a replay raises the same error, or runs the function again
 /// if it may help.
 async fn trace_error(
     control: &Control,
-    run: &RunKey,
+    record: &RunRecord,
     action: &ActionName,
     request: &Enqueue<'_>,
     trace: &TraceAction,
 ) -> Answer<TaskError> {
-    let base = if request.run_output_base.is_empty() {
-        control.data().run_base(run)
-    } else {
-        request.run_output_base.to_owned()
-    };
+    let base = output_base(control, record, request).await?;
+    let run = &record.key;
     let prefix = format!("{}/{action}", base.trim_end_matches('/'));
     let stored = control.data().read_error(&run.scope, &prefix).await.map_err(wire)?;
     Ok(stored.unwrap_or_else(|| {

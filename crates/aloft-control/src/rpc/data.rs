@@ -1,7 +1,7 @@
 //! `flyteidl2.dataproxy.DataProxyService`, `flyteidl2.workflow.RunLogsService` and
 //! `flyteidl2.imagebuilder.ImageService`: whose data it is is decided here, the data plane does the rest.
 
-use aloft_core::{ActionName, ActionState, RunKey};
+use aloft_core::{ActionName, ActionState, RunKey, Time};
 use aloft_flyteidl2::flyteidl2::{
     common::ActionIdentifier,
     dataproxy::{
@@ -13,19 +13,21 @@ use aloft_flyteidl2::flyteidl2::{
         upload_inputs_request::{Id, Task},
     },
     imagebuilder::{GetImageRequest, GetImageResponse, Image, ImageIdentifier},
-    logs::dataplane::LogLine,
-    task::TaskSpec,
+    logs::dataplane::{LogLine, LogLineOriginator},
+    task::{Inputs, TaskSpec},
     workflow::{self, tail_logs_response::Logs as RunLogs},
 };
-use aloft_plane::{AttemptId, LogStream};
+use aloft_plane::{AttemptId, LogStream, PlaneError};
+use aloft_store::StoreError;
 use buffa::Message as _;
+use connectrpc::{ConnectError, ErrorCode};
 use futures::{Stream, StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     actions::Messages,
     convert,
-    error::{Answer, invalid, not_found, stopping, unimplemented, wire},
+    error::{Answer, invalid, not_found, shortened, stopping, unimplemented, wire},
     run, task,
     watch::HEARTBEAT,
 };
@@ -53,8 +55,15 @@ pub(super) async fn upload_inputs(control: &Control, request: UploadInputsReques
         Some(Task::TriggerName(_)) => return Err(unimplemented("trigger_name: triggers are not built yet")),
         None => return Err(invalid("task: task_spec or task_id is required")),
     };
+    if !request.base_dir.is_empty() && !control.data().owns(&scope, &request.base_dir) {
+        return Err(invalid(format!(
+            "base_dir: {} is not in the storage of project {}; leave it empty for the default",
+            shortened(&request.base_dir),
+            scope.project
+        )));
+    }
     let inputs = request.inputs.into_option().unwrap_or_default();
-    let offloaded = control.data().upload_inputs(&scope, inputs, &ignored).await.map_err(wire)?;
+    let offloaded = control.data().upload_inputs(&scope, &request.base_dir, inputs, &ignored).await.map_err(wire)?;
     Ok(UploadInputsResponse { offloaded_input_data: offloaded.into(), ..Default::default() })
 }
 
@@ -64,10 +73,26 @@ fn ignored_inputs(spec: &TaskSpec) -> Vec<String> {
 }
 
 pub(super) async fn get_action_data(control: &Control, request: GetActionDataRequest) -> Answer<GetActionDataResponse> {
-    let (run, action) = control.action_id(request.action_id.as_option())?;
+    action_data(control, request.action_id.as_option()).await
+}
+
+/// The inputs and outputs of an action, whatever ran it: what is recorded as its data must be there, and what is recorded as
+/// none is empty.
+pub(super) async fn action_data(control: &Control, id: Option<&ActionIdentifier>) -> Answer<GetActionDataResponse> {
+    let (run, action) = control.action_id(id)?;
     let state = run::find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = run::data_uris(&state);
+    let (inputs_uri, outputs_uri) = run::data_uris(control, &run, &state);
     let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
+    let gone = |what: &str, uri: &str| {
+        not_found(format!("the {what} of action {action} are gone: {uri} does not exist any more"))
+    };
+    let inputs = match inputs {
+        Some(inputs) => inputs,
+        // Who starts a task that takes nothing need not write that down.
+        None if takes_nothing(control, &state).await? => Inputs::default(),
+        None => return Err(gone("inputs", &inputs_uri)),
+    };
+    let outputs = outputs.ok_or_else(|| gone("outputs", &outputs_uri))?;
     Ok(GetActionDataResponse {
         inputs: inputs.into(),
         outputs: outputs.into(),
@@ -77,27 +102,52 @@ pub(super) async fn get_action_data(control: &Control, request: GetActionDataReq
     })
 }
 
+async fn takes_nothing(control: &Control, state: &ActionState) -> Answer<bool> {
+    let spec = stored_spec(control, state).await?;
+    let template = spec.task_template.as_option();
+    let inputs = template.and_then(|t| t.interface.as_option()).and_then(|i| i.inputs.as_option());
+    Ok(inputs.is_none_or(|inputs| inputs.variables.is_empty()))
+}
+
 pub(super) async fn create_download_link(
     control: &Control,
     request: CreateDownloadLinkRequest,
 ) -> Answer<CreateDownloadLinkResponse> {
-    let Some(Source::ActionAttemptId(id)) = &request.source else {
-        return Err(match &request.source {
-            Some(Source::TaskId(_) | Source::AppId(_)) => {
-                unimplemented("source: links for deployed tasks and apps are not built yet; name an action_attempt_id")
-            }
-            _ => invalid("action_attempt_id: is required"),
-        });
+    let Some(source) = &request.source else {
+        return Err(invalid("action_attempt_id: is required, unless a task_id names a deployed task"));
     };
-    let (run, action) = control.action_id(id.action_id.as_option())?;
-    let state = run::find_action(control, &run, &action).await?;
-    let uri = match request.artifact_type.as_known() {
-        Some(ArtifactType::ARTIFACT_TYPE_REPORT) => report_uri(&state, id.attempt)?,
-        Some(ArtifactType::ARTIFACT_TYPE_CODE_BUNDLE) => bundle_uri(control, &run, &state).await?,
-        _ => return Err(invalid("artifact_type: must be REPORT or CODE_BUNDLE")),
+    let (report, bundle) = (ArtifactType::ARTIFACT_TYPE_REPORT, ArtifactType::ARTIFACT_TYPE_CODE_BUNDLE);
+    let wanted = request.artifact_type.as_known();
+    let wanted = wanted
+        .filter(|kind| [report, bundle].contains(kind))
+        .ok_or_else(|| invalid("artifact_type: must be REPORT or CODE_BUNDLE"))?;
+    let (scope, uri) = match source {
+        Source::ActionAttemptId(id) => {
+            let (run, action) = control.action_id(id.action_id.as_option())?;
+            let state = run::find_action(control, &run, &action).await?;
+            let uri = match wanted == report {
+                true => report_uri(&state, id.attempt)?,
+                false => bundle_uri(&stored_spec(control, &state).await?, &format!("run {}", run.name))?,
+            };
+            (run.scope, uri)
+        }
+        Source::TaskId(_) if wanted == report => {
+            return Err(invalid("artifact_type: a deployed task has a CODE_BUNDLE; a REPORT is of an action"));
+        }
+        Source::TaskId(id) => {
+            let scope = control.scope(&id.org, &id.project, &id.domain)?;
+            let spec = task::stored_spec(control, id).await?;
+            (scope, bundle_uri(&spec, &format!("task {} {}", id.name, id.version))?)
+        }
+        Source::AppId(_) => {
+            return Err(unimplemented("app_id: apps are not built yet; name an action_attempt_id or a task_id"));
+        }
     };
-    let expires = request.expires_in.as_option().map(convert::length);
-    let link = control.data().download_link(&run.scope, &uri, expires).await.map_err(wire)?;
+    let expires = match request.expires_in.as_option() {
+        Some(length) if length.seconds < 0 || length.nanos < 0 => return Err(invalid("expires_in: is negative")),
+        other => other.map(convert::length),
+    };
+    let link = control.data().download_link(&scope, &uri, expires).await.map_err(wire)?;
     let urls = PreSignedURLs {
         signed_url: vec![link.url],
         expires_at: convert::timestamp(link.expires_at).into(),
@@ -120,23 +170,63 @@ fn report_uri(state: &ActionState, attempt: u32) -> Answer<String> {
     Ok(format!("{base}/{}/{}/report.html", state.name, attempt.number))
 }
 
-async fn bundle_uri(control: &Control, run: &RunKey, state: &ActionState) -> Answer<String> {
-    let digest = state.task().map(|t| t.task.digest.clone()).unwrap_or_default();
-    let bytes = control.store().blob(&digest).await.map_err(wire)?.unwrap_or_default();
-    let spec = TaskSpec::decode_from_slice(&bytes).unwrap_or_default();
-    let found = convert::bundle_uris(&spec).into_iter().next();
-    found.ok_or_else(|| not_found(format!("run {} has no code bundle: its code is in its image", run.name)))
+/// The specification that an action runs; empty if it runs none.
+async fn stored_spec(control: &Control, state: &ActionState) -> Answer<TaskSpec> {
+    let Some(task) = state.task() else { return Ok(TaskSpec::default()) };
+    let bytes = control.store().blob(&task.task.digest).await.map_err(wire)?.unwrap_or_default();
+    TaskSpec::decode_from_slice(&bytes)
+        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of task {}: {e}", task.task.name))))
 }
 
-/// The log of an attempt, once it is known to exist. Attempt 0 means the newest.
+fn bundle_uri(spec: &TaskSpec, of: &str) -> Answer<String> {
+    let found = convert::bundle_uris(spec).into_iter().next();
+    found.ok_or_else(|| not_found(format!("{of} has no code bundle: its code is in its image")))
+}
+
+/// The log of an attempt, once it is known to exist. Attempt 0 means the newest. An attempt that wrote none says why.
 async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32) -> Answer<LogStream> {
     let (run, action): (RunKey, ActionName) = control.action_id(id)?;
     let state = run::find_action(control, &run, &action).await?;
-    let number = if attempt == 0 { state.attempts.last().map_or(0, |a| a.number) } else { attempt };
-    if !state.attempts.iter().any(|a| a.number == number) {
-        return Err(not_found(format!("action {action} has no attempt {attempt}, so there is no log")));
+    if state.is_tracked() {
+        return Err(ConnectError::new(
+            ErrorCode::FailedPrecondition,
+            format!("action {action} is not run by Aloft but only reported: its output is where it runs"),
+        ));
     }
-    control.data().tail_logs(&AttemptId { run, action, attempt: number }).await.map_err(wire)
+    let found = match attempt {
+        0 => state.attempts.last(),
+        number => state.attempts.iter().find(|a| a.number == number),
+    };
+    let Some(found) = found else {
+        return Err(not_found(format!("action {action} has no attempt {attempt}, so there is no log")));
+    };
+    let at = found.ended_at.unwrap_or_else(|| found.created_at());
+    if state.task().is_some_and(|task| aloft_plane::is_inline(&task.task.task_type)) {
+        return Ok(said(at, "This task is done by Aloft itself, without a process, so it writes no log."));
+    }
+    let id = AttemptId { run, action, attempt: found.number };
+    match control.data().tail_logs(&id).await {
+        Err(PlaneError::NotFound(_)) if found.phase.is_terminal() => Ok(said(
+            at,
+            &format!(
+                "Attempt {} ended ({}) before it was started, so it wrote no log.",
+                found.number,
+                found.phase.words()
+            ),
+        )),
+        log => log.map_err(wire),
+    }
+}
+
+/// A log of one line, which Aloft itself says.
+fn said(at: Time, text: &str) -> LogStream {
+    let line = LogLine {
+        timestamp: convert::timestamp(at).into(),
+        message: format!("{text}\n"),
+        originator: LogLineOriginator::SYSTEM.into(),
+        ..Default::default()
+    };
+    stream::iter([Ok(vec![line])]).boxed()
 }
 
 /// A log with an empty batch whenever it was silent for a while, and UNAVAILABLE at its end when the server stops.

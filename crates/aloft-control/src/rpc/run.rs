@@ -22,8 +22,9 @@ use connectrpc::RequestContext;
 
 use super::{
     convert::{self, Spec},
+    data,
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
-    settings, task,
+    settings, task, tracked,
 };
 use crate::{Control, names};
 
@@ -56,7 +57,7 @@ pub(super) async fn create_run(
     let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
-        source: request.source.to_i32(),
+        source: tracked::source_here(request.source)?,
         created_by: Control::anonymous(),
         labels: run_spec.labels.as_option().map(|l| l.values.clone()).unwrap_or_default().into_iter().collect(),
         start_time,
@@ -137,7 +138,7 @@ pub(super) fn cache_plan(info: &RunInfo, cached: convert::Cached, key: String) -
 }
 
 /// The run that a new one is made from.
-async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Option<Relation>> {
+pub(super) async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Option<Relation>> {
     let forced = spec.recover.as_option().map(|r| r.force_rerun_actions.as_slice()).unwrap_or_default();
     let (to, kind) = match spec.relation.as_option() {
         Some(relation) => (relation.related_to.as_option(), relation.relation_type),
@@ -168,7 +169,7 @@ async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Opt
     Ok(Some(Relation { to, kind: kind.to_i32(), recover: recovers.then_some(forced) }))
 }
 
-fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> Answer<RunKey> {
+pub(super) fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> Answer<RunKey> {
     match id {
         Some(Id::RunId(id)) => control.run_id(Some(id)),
         Some(Id::ProjectId(id)) => {
@@ -198,7 +199,7 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpec> {
+pub(super) async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpec> {
     match task {
         Some(Task::TaskSpec(spec)) => Ok(*spec),
         Some(Task::TaskId(id)) => task::stored_spec(control, &id).await,
@@ -273,7 +274,7 @@ async fn store_inputs(
     let inputs = with_defaults(inputs, spec)?;
     let metadata = spec.task_template.as_option().and_then(|t| t.metadata.as_option());
     let ignored = metadata.map(|m| m.cache_ignore_input_vars.as_slice()).unwrap_or_default();
-    let offloaded = control.data().upload_inputs(&run.scope, inputs, ignored).await.map_err(wire)?;
+    let offloaded = control.data().upload_inputs(&run.scope, "", inputs, ignored).await.map_err(wire)?;
     Ok(StoredInputs { uri: inputs_file(&offloaded.uri), hash: offloaded.inputs_hash })
 }
 
@@ -363,11 +364,15 @@ pub(super) async fn details(
 }
 
 /// Everything about a run whose root is in the state `root`.
+/// What the run was started with, as it is stored.
+pub(super) async fn stored_run_spec(control: &Control, run: &RunRecord) -> Answer<RunSpec> {
+    let bytes = control.store().blob(&run.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
+    RunSpec::decode_from_slice(&bytes)
+        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {}: {e}", run.key))))
+}
+
 pub(super) async fn run_details(control: &Control, record: &RunRecord, root: &ActionState) -> Answer<RunDetails> {
-    let run = &record.key;
-    let bytes = control.store().blob(&record.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
-    let run_spec = RunSpec::decode_from_slice(&bytes)
-        .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {run}: {e}"))))?;
+    let run_spec = stored_run_spec(control, record).await?;
     let action = details(control, record, root).await?;
     Ok(RunDetails { run_spec: run_spec.into(), action: action.into(), ..Default::default() })
 }
@@ -420,13 +425,17 @@ pub(super) async fn get_action_data_uris(
 ) -> Answer<GetActionDataURIsResponse> {
     let (run, action) = control.action_id(request.action_id.as_option())?;
     let state = find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = data_uris(&state);
+    let (inputs_uri, outputs_uri) = data_uris(control, &run, &state);
     Ok(GetActionDataURIsResponse { inputs_uri, outputs_uri, ..Default::default() })
 }
 
 /// Where the inputs and outputs of an action lie, as files; empty for what there is not.
-pub(super) fn data_uris(state: &ActionState) -> (String, String) {
-    let inputs = state.task().map(|t| inputs_file(&t.input_uri)).unwrap_or_default();
+pub(super) fn data_uris(control: &Control, run: &RunKey, state: &ActionState) -> (String, String) {
+    let inputs = match state.task() {
+        Some(task) => inputs_file(&task.input_uri),
+        None if state.is_tracked() => inputs_file(&format!("{}/{}", control.data().tracked_base(run), state.name)),
+        None => String::new(),
+    };
     let outputs = match state.outputs.output_uri.as_str() {
         "" => String::new(),
         uri if uri.ends_with(".pb") => uri.to_owned(),
@@ -436,11 +445,8 @@ pub(super) fn data_uris(state: &ActionState) -> (String, String) {
 }
 
 pub(super) async fn get_action_data(control: &Control, request: GetActionDataRequest) -> Answer<GetActionDataResponse> {
-    let (run, action) = control.action_id(request.action_id.as_option())?;
-    let state = find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = data_uris(&state);
-    let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
-    Ok(GetActionDataResponse { inputs: inputs.into(), outputs: outputs.into(), ..Default::default() })
+    let found = data::action_data(control, request.action_id.as_option()).await?;
+    Ok(GetActionDataResponse { inputs: found.inputs, outputs: found.outputs, ..Default::default() })
 }
 
 pub(super) async fn get_action_log_context(

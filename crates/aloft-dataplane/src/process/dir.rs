@@ -74,6 +74,11 @@ impl AttemptDirs {
         self.scratch.join("run")
     }
 
+    /// The file that tells which inline attempts sleep. No organisation's name begins with a dot.
+    pub(crate) fn inline_journal(&self) -> PathBuf {
+        self.root.join(".inline")
+    }
+
     /// The directory of one attempt.
     pub fn dir(&self, id: &AttemptId) -> AttemptDir {
         // Names of these types cannot hold a slash and cannot begin with a dot, so this path stays below `root` and
@@ -231,6 +236,10 @@ impl AttemptDir {
         read_json(&self.exit())
     }
 
+    pub(super) fn read_launch(&self) -> io::Result<Option<LaunchRecord>> {
+        read_json(&self.path.join("launch.json"))
+    }
+
     pub(super) fn read_shim(&self) -> io::Result<Option<ShimRecord>> {
         read_json(&self.path.join("shim.json"))
     }
@@ -295,6 +304,9 @@ pub struct LaunchRecord {
     pub token: LeaseToken,
     /// Which start of the machine this was.
     pub boot_id: String,
+    /// How long it has after SIGTERM, in milliseconds, if that is not what the executor gives all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
 }
 
 impl LaunchRecord {
@@ -307,6 +319,7 @@ impl LaunchRecord {
             attempt: id.attempt,
             token,
             boot_id: boot_id(),
+            grace_ms: None,
         }
     }
 

@@ -56,7 +56,7 @@ impl Results {
 pub fn judge(results: Results, exit: &ExitRecord, output_prefix: &str) -> AttemptOutcome {
     let report = |uri: &str| OutputRefs { output_uri: String::new(), report_uri: uri.to_owned() };
     match results.error {
-        Some(Ok(error)) => return from_document(error, report(&results.report_uri)),
+        Some(Ok(error)) => return from_document(error, &exit.how, report(&results.report_uri)),
         Some(Err(why)) => {
             let message = format!(
                 "The task failed, but its error document {output_prefix}/error.pb cannot be read ({why}). \
@@ -88,8 +88,13 @@ pub fn judge(results: Results, exit: &ExitRecord, output_prefix: &str) -> Attemp
     }
 }
 
-fn from_document(error: ContainerError, outputs: OutputRefs) -> AttemptOutcome {
-    AttemptOutcome::Failed(task_error(error), outputs)
+fn from_document(error: ContainerError, how: &Exit, outputs: OutputRefs) -> AttemptOutcome {
+    let mut error = task_error(error);
+    if *how == Exit::Code(1) {
+        error =
+            TaskError::new(error.code.as_str(), not_loaded(&error.code, &error.message), error.kind, error.recoverable);
+    }
+    AttemptOutcome::Failed(error, outputs)
 }
 
 /// What an error document says.
@@ -102,6 +107,21 @@ pub fn task_error(error: ContainerError) -> TaskError {
     let recoverable = error.kind == container_error::Kind::RECOVERABLE;
     let code = if error.code.is_empty() { "Unknown".to_owned() } else { error.code };
     TaskError::new(code, error.message, kind, recoverable)
+}
+
+/// What is said of a task that never ran. The SDK ends with code 0 when the user's code fails, and with 1 when that code
+/// could not be loaded, after writing the same document.
+fn not_loaded(code: &str, message: &str) -> String {
+    let remedy = match code {
+        "ModuleNotFoundError" | "ImportError" => {
+            "Add what is missing to its image (with_pip_packages), or to its code bundle (copy_style, root_dir)."
+        }
+        "FileNotFoundError" | "NotFoundError" => {
+            "If its code bundle was removed, `flyte delete local-cache` makes the client upload it again."
+        }
+        _ => "Its log tells more.",
+    };
+    format!("The task never ran: its code could not be loaded. {remedy}\n{}", message.trim_start_matches('\n'))
 }
 
 /// An attempt whose process ended without a result.
@@ -209,6 +229,25 @@ mod tests {
             let case = format!("{results:?} {how:?}");
             assert_eq!(describe(judge(results, &exit(how), "s3://b/o")), want, "{case}");
         }
+    }
+
+    #[test]
+    fn a_task_that_never_ran_is_told_from_one_that_failed() {
+        let judged = |code: &str, how: Exit| {
+            let error = document(code, true, execution_error::ErrorKind::UNKNOWN);
+            match judge(Results { error, ..Results::default() }, &exit(how), "o") {
+                AttemptOutcome::Failed(error, _) => (error.code, error.message),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (code, message) = judged("ModuleNotFoundError", Exit::Code(1));
+        assert_eq!(code, "ModuleNotFoundError");
+        assert!(message.starts_with("The task never ran") && message.ends_with("text"), "{message}");
+        assert!(message.contains("with_pip_packages"), "{message}");
+        assert!(judged("FileNotFoundError", Exit::Code(1)).1.contains("local-cache"));
+        // Raised by the task's own function.
+        assert_eq!(judged("ModuleNotFoundError", Exit::Code(0)).1, "text");
+        assert_eq!(judged("ModuleNotFoundError", Exit::Signal(9)).1, "text");
     }
 
     #[test]

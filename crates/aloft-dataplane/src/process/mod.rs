@@ -42,7 +42,7 @@ pub use self::{
     shim::shim_main,
     template::{Vars, substitute},
 };
-use crate::seam::PyEnv;
+use crate::{seam::PyEnv, target::Target};
 
 /// How much longer than the task's grace a shim gets before it is killed itself.
 const SHIM_GRACE: Duration = Duration::from_secs(3);
@@ -58,7 +58,7 @@ pub struct ProcessConfig {
     pub endpoints: Endpoints,
     /// What tasks see of the machine's environment.
     pub host: HostEnv,
-    /// How long a task has after SIGTERM before it is killed.
+    /// How long a task has after SIGTERM before it is killed, if its pod does not say.
     pub grace: Duration,
     /// Whether tasks are forked from zygotes.
     pub warm: bool,
@@ -109,18 +109,22 @@ impl ProcessExecutor {
         &self,
         attempt: &LeasedAttempt,
         template: &TaskTemplate,
-        container: &Container,
+        target: &Target<'_>,
         env: &PyEnv,
         notes: Vec<String>,
     ) -> Result<Prepared, AttemptOutcome> {
         let dir = self.config.dirs.dir(&attempt.lease.id);
-        let mut task = self.plan(attempt, template, container, env, &dir, notes)?;
+        let mut task = self.plan(attempt, template, &target.container, env, &dir, notes)?;
+        let mut launch = LaunchRecord::new(&attempt.lease.id, attempt.lease.token);
+        if let Some(grace) = target.grace {
+            task.grace_ms = millis(grace);
+            launch.grace_ms = Some(task.grace_ms);
+        }
         if let Some(zygotes) = &self.zygotes
             && zygote::cold_reason(&task.program, &task.env).is_none()
         {
             task.zygote = zygotes.socket(env).await;
         }
-        let launch = LaunchRecord::new(&attempt.lease.id, attempt.lease.token);
         Ok(Prepared { dir, launch, task, files: env.files.clone() })
     }
 
@@ -168,13 +172,13 @@ impl ProcessExecutor {
             env: environ::environment(host, env, endpoints, attempt, template, &container.env, &scratch),
             shim: shim.clone(),
             zygote: None,
-            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+            grace_ms: millis(*grace),
             notes,
         })
     }
 
     async fn start(&self, Prepared { dir, launch, task, files: overlay }: Prepared) -> io::Result<Running> {
-        let (id, asked) = (launch.id(), task.zygote.clone());
+        let (id, asked, grace) = (launch.id(), task.zygote.clone(), Duration::from_millis(task.grace_ms));
         let files = dir.clone();
         let (lock, errors) = blocking(move || {
             let lock = files.begin(&launch)?;
@@ -209,14 +213,16 @@ impl ProcessExecutor {
                 zygotes.distrust(socket);
             }
         }
-        Ok(Running { dir, shim: Some(shim), keeper: Keeper::Child(child), grace: self.config.grace })
+        Ok(Running { dir, shim: Some(shim), keeper: Keeper::Child(child), grace })
     }
 
     /// Takes over an attempt whose shim lives.
     pub fn adopt(&self, id: &AttemptId) -> Running {
         let dir = self.config.dirs.dir(id);
         let shim = dir.read_shim().ok().flatten().map(|record| record.shim);
-        Running { dir, shim, keeper: Keeper::Adopted(None), grace: self.config.grace }
+        let own = dir.read_launch().ok().flatten().and_then(|launch| launch.grace_ms);
+        let grace = own.map_or(self.config.grace, Duration::from_millis);
+        Running { dir, shim, keeper: Keeper::Adopted(None), grace }
     }
 }
 
@@ -241,6 +247,10 @@ pub fn exit_record(dir: &AttemptDir) -> io::Result<ExitRecord> {
         dir.write_exit(&exit)?;
     }
     Ok(exit)
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn unsupported(message: String) -> AttemptOutcome {

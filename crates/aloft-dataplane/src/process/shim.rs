@@ -1,8 +1,9 @@
 //! The shim of one attempt: a small process that starts the task, keeps its output and outlives Aloft.
 //!
 //! It leads a session of its own, holds the lock of the attempt's directory as its stdin, and says once on its stdout that
-//! the task runs; after that nothing ties it to Aloft but files. SIGTERM makes it stop the task: SIGTERM to the task's
-//! process group, and after a grace SIGKILL.
+//! the task runs; after that nothing ties it to Aloft but files. SIGTERM makes it stop the task: SIGTERM to the task itself,
+//! and after a grace SIGKILL to its whole process group. As in a pod only the first process is asked: whoever wants to
+//! write a checkpoint then still has the processes that it started.
 
 use std::{
     convert::Infallible,
@@ -102,7 +103,13 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
     system::volunteer_for_oom();
     let error: Result<Infallible, io::Error> = Err(Command::new(program).args(args).exec());
     let Err(error) = error;
-    let why = format!("{} cannot be started: {error}", program.display());
+    let mut why = format!("{} cannot be started: {error}.", program.display());
+    if error.kind() == io::ErrorKind::NotFound && Path::new(program).exists() {
+        why.push_str(
+            " The file is there, so the interpreter that its first line names is not: its Python environment is damaged. \
+             Install it again, or name another interpreter with --python.",
+        );
+    }
     fs::write(dir.join("exec-error"), &why).ok();
     127
 }
@@ -278,7 +285,7 @@ impl Shim {
                 }
                 _ = stop.recv(), if !stopped => {
                     stopped = true;
-                    task.signal_group(Signal::SIGTERM);
+                    task.signal(Signal::SIGTERM);
                     kill_at = Some(Instant::now() + grace);
                 }
                 () = reached(kill_at) => {
@@ -351,6 +358,16 @@ impl Task {
                     Exit::Unknown
                 }
             },
+        }
+    }
+
+    /// Signals the task's first process while its number is its own.
+    fn signal(&self, signal: Signal) {
+        match self {
+            Self::Cold(..) => {
+                nix::sys::signal::kill(Pid::from_raw(self.pid()), signal).ok();
+            }
+            Self::Warm { id, .. } => id.signal(signal),
         }
     }
 

@@ -3,6 +3,8 @@
 use aloft_plane::LeasedAttempt;
 use jiff::Timestamp;
 
+use crate::checkpoint;
+
 /// The file name of an action's inputs.
 const INPUTS: &str = "inputs.pb";
 
@@ -20,9 +22,9 @@ impl Vars<'_> {
             "inputprefix" => input_uri.strip_suffix(INPUTS).unwrap_or(input_uri).trim_end_matches('/').to_owned(),
             "outputprefix" => output_prefix.clone(),
             "rawoutputdataprefix" => self.0.raw_prefix(),
-            "checkpointoutputprefix" => checkpoint(output_prefix),
+            "checkpointoutputprefix" => checkpoint::uri(output_prefix),
             "prevcheckpointprefix" if previous_prefix.is_empty() => String::new(),
-            "prevcheckpointprefix" => checkpoint(previous_prefix),
+            "prevcheckpointprefix" => checkpoint::uri(previous_prefix),
             "runname" | "executionname" => id.run.name.clone(),
             "actionname" => id.action.to_string(),
             // The SDK puts this value into the arguments of the actions below, and their names are hashes of those: it
@@ -35,10 +37,6 @@ impl Vars<'_> {
             _ => return None,
         })
     }
-}
-
-fn checkpoint(prefix: &str) -> String {
-    format!("{}/_flytecheckpoints", prefix.trim_end_matches('/'))
 }
 
 /// A name that languages and databases take as an identifier.

@@ -3,6 +3,8 @@
 //! One loop owns what is here and decides ([`crate::admission`]); each attempt has a task of its own that carries the
 //! decision out ([`run`]) and one that reports, so that no attempt waits for another.
 
+mod inline;
+mod journal;
 mod report;
 mod run;
 
@@ -24,13 +26,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     report::Reporter,
-    run::{Attempt, Begin, container},
+    run::{Attempt, Begin},
 };
 use crate::{
     admission::{self, Item, State},
-    needs::{Machine, Needs, needs},
+    inline::Inline,
+    needs::{Machine, Needs, UNSATISFIABLE, needs},
     process::{ProcessExecutor, Recovery, recover},
     seam::{Environments, NativeTask, ResultStore},
+    target::target,
 };
 
 /// How long one call waits for work. Long, since it costs nothing; finite, so that a dead connection is noticed.
@@ -80,6 +84,8 @@ pub struct Status {
     pub running: usize,
     /// Attempts that wait for room.
     pub waiting: usize,
+    /// Attempts that are done inline, such as those that sleep.
+    pub inline: usize,
 }
 
 /// A worker at work.
@@ -101,6 +107,7 @@ impl Worker {
         let state = Loop {
             parts: parts.clone(),
             here: HashMap::new(),
+            inline: inline::Host::new(parts.clone(), events_send.clone(), stop.clone(), tasks.clone()),
             next_seq: 0,
             moved: Instant::now(),
             events: events_send.clone(),
@@ -140,6 +147,8 @@ enum Event {
     Dead(AttemptId),
     /// Its end is reported, or nobody wants to know.
     Gone(AttemptId),
+    /// Something about an attempt that is done inline.
+    Inline(inline::Event),
 }
 
 /// An attempt that is here.
@@ -157,7 +166,10 @@ struct Entry {
 /// The state of the worker.
 struct Loop {
     parts: Arc<Parts>,
+    /// The attempts that have a process, or will.
     here: HashMap<AttemptId, Entry>,
+    /// Those that need none.
+    inline: inline::Host,
     next_seq: u64,
     /// When something last started or ended.
     moved: Instant,
@@ -178,13 +190,16 @@ impl Loop {
             tokio::select! {
                 n = events.recv_many(&mut batch, 256) => if n == 0 { return },
                 _ = tick.tick() => self.say_who_waits(),
+                () = reached(self.inline.next_wake()) => self.inline.wake(),
                 () = self.stop.cancelled() => return,
             }
-            let mut counted = Vec::new();
+            let (mut counted, mut inline) = (Vec::new(), Vec::new());
             for event in batch.drain(..) {
                 match event {
                     Event::Leased(attempts, done) => {
-                        attempts.into_iter().for_each(|attempt| self.arrive(attempt));
+                        let (inline, others) = self.without_process(attempts);
+                        self.inline.arrive(inline);
+                        others.into_iter().for_each(|attempt| self.arrive(attempt));
                         counted.push(done);
                     }
                     Event::Reclaimed(attempts) => {
@@ -194,12 +209,28 @@ impl Loop {
                     Event::Revoked(leases) => leases.iter().for_each(|lease| self.revoke(&lease.id)),
                     Event::Dead(id) => self.died(&id),
                     Event::Gone(id) => drop(self.here.remove(&id)),
+                    Event::Inline(event) => inline.push(event),
                 }
             }
+            self.inline.happened(inline);
             self.admit();
             self.publish(ready);
             drop(counted);
         }
+    }
+
+    /// Tells those of `attempts` that are done inline from those that need a process.
+    fn without_process(&self, attempts: Vec<LeasedAttempt>) -> (Vec<(Inline, LeasedAttempt)>, Vec<LeasedAttempt>) {
+        let (mut inline, mut others) = (Vec::new(), Vec::new());
+        for attempt in attempts {
+            // A specification that cannot be read is refused when it is started.
+            let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
+            match Inline::of(&spec.task_template.r#type) {
+                Some(kind) => inline.push((kind, attempt)),
+                None => others.push(attempt),
+            }
+        }
+        (inline, others)
     }
 
     fn died(&mut self, id: &AttemptId) {
@@ -225,6 +256,10 @@ impl Loop {
                 let (go, admitted) = oneshot::channel();
                 self.insert(attempt, needs, State::Waiting, Begin::Admitted(admitted), Some(go));
             }
+            // Whoever says how long to wait wants to hear that it was in vain, and may have something else to try then.
+            Err(error) if error.code == UNSATISFIABLE && waits_for_needs(&attempt) => {
+                self.insert(attempt, nothing(), State::Running, Begin::Waits(error.message), None);
+            }
             Err(error) => {
                 let outcome = AttemptOutcome::Failed(error, OutputRefs::default());
                 self.insert(attempt, nothing(), State::Running, Begin::Refused(outcome), None);
@@ -235,12 +270,12 @@ impl Loop {
     fn needs(&self, attempt: &LeasedAttempt) -> Result<Needs, TaskError> {
         // A specification that cannot be read is refused when it is started.
         let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
-        match container(&spec.task_template) {
-            Some(container) => {
+        match target(&spec.task_template) {
+            Ok(target) => {
                 let extended = &spec.task_template.extended_resources;
-                needs(container, extended, &attempt.resource_defaults, &self.parts.machine)
+                needs(&target.container, extended, &attempt.resource_defaults, &self.parts.machine)
             }
-            None => Ok(nothing()),
+            Err(_) => Ok(nothing()),
         }
     }
 
@@ -295,6 +330,7 @@ impl Loop {
     }
 
     fn revoke(&mut self, id: &AttemptId) {
+        self.inline.revoke(id);
         if let Some(entry) = self.here.get(id) {
             entry.over.cancel();
         }
@@ -325,8 +361,12 @@ impl Loop {
                 entry.over.cancel();
             }
         }
+        let over: Vec<AttemptId> = self.inline.ids().filter(|id| !listed.contains(id)).cloned().collect();
+        over.iter().for_each(|id| self.inline.revoke(id));
         self.stop_unlisted(&listed);
-        for attempt in held {
+        let (inline, others) = self.without_process(held);
+        self.inline.resume(inline.into_iter().filter(|(_, attempt)| !self.inline.holds(&attempt.lease.id)).collect());
+        for attempt in others {
             if !self.here.contains_key(&attempt.lease.id) {
                 self.recover(attempt);
             }
@@ -379,7 +419,7 @@ impl Loop {
         if !items.iter().any(|item| item.state == State::Waiting) {
             return;
         }
-        let decision = admission::admit(&self.parts.machine, &items);
+        let decision = admission::admit(&self.parts.machine, &items, self.inline.below());
         for i in decision.passed {
             if let Some(entry) = self.here.get_mut(&ids[i]) {
                 entry.item.passed += 1;
@@ -399,7 +439,7 @@ impl Loop {
         let mut said = Vec::new();
         for (id, entry) in &self.here {
             if entry.go.is_some() && !entry.said_waiting && !entry.dead && entry.since.elapsed() >= SAY_WAITING {
-                let reason = admission::reason(&self.parts.machine, &items, &entry.item);
+                let reason = admission::reason(&self.parts.machine, &items, self.inline.below(), &entry.item);
                 entry.reporter.progress(Progress::Waiting { reason });
                 said.push(id.clone());
             }
@@ -414,11 +454,25 @@ impl Loop {
     fn publish(&self, ready: bool) {
         let waiting = self.here.values().filter(|e| !e.dead && e.go.is_some()).count();
         let running = self.here.values().filter(|e| !e.dead && e.go.is_none()).count();
-        let status = Status { ready, running, waiting };
+        let status = Status { ready, running, waiting, inline: self.inline.len() };
         self.status.send_if_modified(|old| std::mem::replace(old, status) != status);
         let room = admission::lease_room(waiting, self.parts.max_waiting, self.moved.elapsed() >= STALLED);
         self.room.send_if_modified(|old| std::mem::replace(old, room) != room);
     }
+}
+
+/// Waits until `at`; for ever if there is no such time.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the task of `attempt` says how long it may wait for what it needs.
+fn waits_for_needs(attempt: &LeasedAttempt) -> bool {
+    let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
+    spec.task_template.metadata.timeouts.queued_timeout.is_set()
 }
 
 /// What counts nothing: it has no process, or is about to have none.

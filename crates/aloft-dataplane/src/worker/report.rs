@@ -76,12 +76,13 @@ async fn deliver(
                 if let Some(Message::Progress(_)) = next {
                     continue;
                 }
-                if !send(&*control, &lease, progress, &over, &stop).await {
+                if send(&*control, &lease, progress, Some(&over), &stop).await == Sent::Stopped {
                     return;
                 }
             }
             Message::End(outcome, done) => {
-                if send(&*control, &lease, Progress::Ended(*outcome), &over, &stop).await {
+                let sent = send(&*control, &lease, Progress::Ended(*outcome), Some(&over), &stop).await;
+                if sent != Sent::Stopped {
                     done.send(()).ok();
                 }
                 return;
@@ -90,33 +91,53 @@ async fn deliver(
     }
 }
 
-/// Sends one report until it is taken or refused; false if the worker stopped before.
-async fn send(
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is durable.
+    Taken,
+    /// The attempt is over by another hand.
+    Refused,
+    /// The worker stopped before.
+    Stopped,
+}
+
+/// Sends one report until it is taken or refused. `over` is cancelled when it is refused, and makes it superfluous.
+pub(super) async fn send(
     control: &dyn ControlPlane,
     lease: &LeaseRef,
     progress: Progress,
-    over: &CancellationToken,
+    over: Option<&CancellationToken>,
     stop: &CancellationToken,
-) -> bool {
+) -> Sent {
+    let is_over = || over.is_some_and(CancellationToken::is_cancelled);
     let mut pause = PAUSE.0;
     loop {
-        if over.is_cancelled() {
-            return true;
+        if is_over() {
+            return Sent::Refused;
         }
         match control.report(lease, progress.clone()).await {
-            Ok(()) => return true,
+            Ok(()) => return Sent::Taken,
             Err(ReportError::Over) => {
-                over.cancel();
-                return true;
+                if let Some(over) = over {
+                    over.cancel();
+                }
+                return Sent::Refused;
             }
             Err(ReportError::Unavailable(why)) => {
                 tracing::warn!(attempt = %lease.id, "a report was not taken, it is sent again: {why}");
             }
         }
+        let cancelled = async {
+            match over {
+                Some(over) => over.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = over.cancelled() => {}
-            () = stop.cancelled() => return false,
+            () = cancelled => {}
+            () = stop.cancelled() => return Sent::Stopped,
         }
         pause = (pause * 2).min(PAUSE.1);
     }

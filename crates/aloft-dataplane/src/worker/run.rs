@@ -3,10 +3,7 @@
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use aloft_core::{AttemptOutcome, ErrorKind, OutputRefs, Phase, Progress, TaskError};
-use aloft_flyteidl2::flyteidl2::{
-    core::{Container, TaskTemplate},
-    task::TaskSpec,
-};
+use aloft_flyteidl2::flyteidl2::{core::TaskTemplate, task::TaskSpec};
 use aloft_plane::{LeasedAttempt, PlaneError};
 use buffa::Message;
 use futures::FutureExt;
@@ -15,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Parts, report::Reporter};
 use crate::{
-    clock,
+    checkpoint, clock,
     logs::LogSink,
     process::{AttemptDir, Exit, ExitRecord, LaunchRecord, Recovery, Results, Running, blocking, exit_record, judge},
     seam::NativeTask,
+    target::target,
 };
 
 /// First and longest pause before the object store is asked again how an attempt ended.
@@ -48,6 +46,8 @@ pub(super) enum Begin {
     Recovered(Recovery),
     /// It cannot run here.
     Refused(AttemptOutcome),
+    /// It cannot run here, for this reason, and waits until its time limit ends it.
+    Waits(String),
 }
 
 /// Why the life of an attempt on this machine is at its end.
@@ -97,6 +97,12 @@ impl Attempt {
     async fn live(&self, begin: Begin) -> End {
         match begin {
             Begin::Refused(outcome) => self.refused(outcome).await,
+            Begin::Waits(reason) => {
+                self.reporter.progress(Progress::Waiting { reason });
+                match self.unless_stopped(std::future::pending::<std::convert::Infallible>()).await {
+                    Err(end) => end,
+                }
+            }
             Begin::Admitted(go) => tokio::select! {
                 admitted = go => match admitted {
                     Ok(()) => self.start().await,
@@ -152,18 +158,22 @@ impl Attempt {
         if let Some(native) = self.parts.native.get(&template.r#type) {
             return self.run_native(&**native).await;
         }
-        let Some(container) = container(template) else {
-            return self.refused(malformed("describes a pod, and pods need a cluster")).await;
+        let target = match target(template) {
+            Ok(target) => target,
+            Err(why) => return self.refused(malformed(&why)).await,
         };
         let version = template.metadata.runtime.version.clone();
         let prepare = async {
-            let env = self.parts.environments.resolve(&container.image, &version).await.map_err(|error| match error
-                .kind
-            {
-                ErrorKind::System => AttemptOutcome::Lost(error),
-                _ => AttemptOutcome::Failed(error, OutputRefs::default()),
-            })?;
-            self.parts.executor.prepare(&self.leased, template, container, &env, self.notes.clone()).await
+            let env =
+                self.parts.environments.resolve(&target.container.image, &version).await.map_err(
+                    |error| match error.kind {
+                        ErrorKind::System => AttemptOutcome::Lost(error),
+                        _ => AttemptOutcome::Failed(error, OutputRefs::default()),
+                    },
+                )?;
+            let notes = self.notes.iter().chain(&target.notes).cloned().collect();
+            let leased = LeasedAttempt { previous_prefix: self.checkpointed().await, ..(*self.leased).clone() };
+            self.parts.executor.prepare(&leased, template, &target, &env, notes).await
         };
         let prepared = match self.unless_stopped(prepare).await {
             Ok(Ok(prepared)) => prepared,
@@ -176,6 +186,22 @@ impl Attempt {
                 self.follow(running).await
             }
             Err(outcome) => self.refused(outcome).await,
+        }
+    }
+
+    /// The output prefix of the attempt whose checkpoint this one goes on from. Waits for the object store: the task could
+    /// not do without it either.
+    async fn checkpointed(&self) -> String {
+        let mut pause = PAUSE.0;
+        loop {
+            match checkpoint::newest(&*self.parts.results, &self.leased.previous_prefix).await {
+                Ok(prefix) => return prefix,
+                Err(e) => {
+                    tracing::warn!(attempt = %self.leased.lease.id, "earlier checkpoints cannot be looked for now: {e}");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
         }
     }
 
@@ -275,13 +301,4 @@ impl Attempt {
 fn malformed(why: &str) -> AttemptOutcome {
     let error = TaskError::new("UnsupportedTask", format!("The task's specification {why}."), ErrorKind::User, false);
     AttemptOutcome::Failed(error, OutputRefs::default())
-}
-
-/// The container of a task, if it has one.
-pub(super) fn container(template: &TaskTemplate) -> Option<&Container> {
-    use aloft_flyteidl2::flyteidl2::core::__buffa::oneof::task_template::Target;
-    match &template.target {
-        Some(Target::Container(container)) => Some(container),
-        _ => None,
-    }
 }

@@ -5,8 +5,9 @@ use std::{fs, time::Duration};
 use aloft_dataplane::{
     logs::Logs,
     process::{Exit, ExitRecord, ProcessExecutor, Recovery, Running, recover},
+    target::{Target, target},
 };
-use aloft_flyteidl2::flyteidl2::{core::Container, task::TaskSpec};
+use aloft_flyteidl2::flyteidl2::{core::TaskTemplate, task::TaskSpec};
 use aloft_plane::LeasedAttempt;
 use buffa::Message;
 use libtest_mimic::Trial;
@@ -45,16 +46,21 @@ pub(crate) fn trials(out: &mut Vec<Trial>) {
     }
 }
 
-async fn launch(executor: &ProcessExecutor, bench: &Bench, attempt: &LeasedAttempt) -> Running {
+pub(crate) async fn launch(executor: &ProcessExecutor, bench: &Bench, attempt: &LeasedAttempt) -> Running {
     let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap();
-    let template = &spec.task_template;
-    let container: Container = match &template.target {
-        Some(aloft_flyteidl2::flyteidl2::core::__buffa::oneof::task_template::Target::Container(c)) => (**c).clone(),
-        _ => panic!("no container"),
-    };
+    launch_target(executor, bench, attempt, target(&spec.task_template).unwrap()).await
+}
+
+pub(crate) async fn launch_target(
+    executor: &ProcessExecutor,
+    bench: &Bench,
+    attempt: &LeasedAttempt,
+    target: Target<'_>,
+) -> Running {
     let notes = vec!["a note".to_owned()];
+    let template = TaskTemplate::default();
     let prepared =
-        executor.prepare(attempt, template, &container, &bench.env, notes).await.unwrap_or_else(|e| panic!("{e:?}"));
+        executor.prepare(attempt, &template, &target, &bench.env, notes).await.unwrap_or_else(|e| panic!("{e:?}"));
     executor.launch(prepared).await.unwrap_or_else(|e| panic!("{e:?}"))
 }
 
@@ -358,11 +364,12 @@ async fn not_started() {
     let exit = launch(&executor, &bench, &attempt).await.ended().await;
     let Exit::NotStarted(why) = exit.how else { panic!("{exit:?}") };
     assert!(why.contains("/bin/a0 cannot be started"), "{why}");
+    assert!(why.contains("interpreter that its first line names"), "{why}");
 
     fs::remove_file(a0).unwrap();
     let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap();
-    let container = Container { args: vec!["a0".to_owned()], ..Container::default() };
-    let refused = executor.prepare(&attempt, &spec.task_template, &container, &bench.env, Vec::new()).await;
+    let target = target(&spec.task_template).unwrap();
+    let refused = executor.prepare(&attempt, &spec.task_template, &target, &bench.env, Vec::new()).await;
     assert!(matches!(refused, Err(aloft_core::AttemptOutcome::Failed(e, _)) if e.code == "UnsupportedTask"));
 }
 

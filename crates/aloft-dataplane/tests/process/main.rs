@@ -3,7 +3,9 @@
 //! This binary is its own shim: run with `shim` as its first argument it is [`shim_main`], as `aloft shim` will be.
 //! Tests that need Python with the SDK take it from `ALOFT_TEST_SDK` or `/root/aloft-cache/sdk`, and are skipped without.
 
+mod ends;
 mod executor;
+mod inline;
 mod plane;
 mod sdk;
 mod worker;
@@ -31,7 +33,9 @@ fn main() {
     }
     let mut trials = Vec::new();
     executor::trials(&mut trials);
+    ends::trials(&mut trials);
     worker::trials(&mut trials);
+    inline::trials(&mut trials);
     sdk::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

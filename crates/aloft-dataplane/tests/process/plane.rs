@@ -29,6 +29,15 @@ impl ResultStore for Files {
     async fn exists(&self, uri: &str) -> Result<bool, PlaneError> {
         Ok(std::path::Path::new(uri).exists())
     }
+
+    async fn put(&self, uri: &str, content: Bytes) -> Result<(), PlaneError> {
+        let path = std::path::Path::new(uri);
+        let write = || {
+            std::fs::create_dir_all(path.parent().unwrap())?;
+            std::fs::write(path, &content)
+        };
+        write().map_err(|e| PlaneError::Unavailable(e.to_string()))
+    }
 }
 
 /// A control plane that holds attempts in memory and checks what is reported.

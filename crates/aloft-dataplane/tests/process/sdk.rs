@@ -1,11 +1,12 @@
 //! The real SDK's `a0`, cold and warm. No server is needed: the task is a leaf, and its data lies in plain paths.
 
-use std::{fs, path::Path, process::Command};
+use std::{borrow::Cow, fs, path::Path, process::Command};
 
 use aloft_core::{AttemptOutcome, ErrorKind};
 use aloft_dataplane::{
     logs::Logs,
     process::{Exit, ExitRecord, Results, judge},
+    target::Target,
 };
 use aloft_flyteidl2::flyteidl2::core::Container;
 use aloft_plane::LeasedAttempt;
@@ -109,10 +110,15 @@ fn prepare(bench: &Bench, action: &str, function: &str) -> (LeasedAttempt, Conta
     (attempt, Container { args: args.map(str::to_owned).to_vec(), ..Container::default() })
 }
 
+fn target(container: Container) -> Target<'static> {
+    Target { container: Cow::Owned(container), grace: None, notes: Vec::new() }
+}
+
 async fn run(bench: &Bench, warm: bool, action: &str, function: &str) -> (AttemptOutcome, ExitRecord, String) {
     let executor = bench.executor(warm);
     let (attempt, container) = prepare(bench, action, function);
-    let prepared = executor.prepare(&attempt, &Default::default(), &container, &bench.env, Vec::new()).await.unwrap();
+    let prepared =
+        executor.prepare(&attempt, &Default::default(), &target(container), &bench.env, Vec::new()).await.unwrap();
     let mut running = executor.launch(prepared).await.unwrap_or_else(|e| panic!("{e:?}"));
     assert_eq!(bench.dirs().dir(&attempt.lease.id).state().unwrap().shim.unwrap().warm, warm);
     let exit = running.ended().await;
@@ -181,8 +187,10 @@ async fn figures() {
         for n in 0..12 {
             let (attempt, container) = prepare(&bench, &format!("{}{n}", if warm { "w" } else { "c" }), "fine");
             let began = seconds();
-            let prepared =
-                executor.prepare(&attempt, &Default::default(), &container, &bench.env, Vec::new()).await.unwrap();
+            let prepared = executor
+                .prepare(&attempt, &Default::default(), &target(container), &bench.env, Vec::new())
+                .await
+                .unwrap();
             let mut running = executor.launch(prepared).await.unwrap_or_else(|e| panic!("{e:?}"));
             running.ended().await;
             let ended = seconds();

@@ -93,7 +93,7 @@ fn worker_with(bench: &Bench, plane: &Arc<Plane>, native: Arc<Counting>, warm: b
     })
 }
 
-fn worker(bench: &Bench, plane: &Arc<Plane>) -> Worker {
+pub(crate) fn worker(bench: &Bench, plane: &Arc<Plane>) -> Worker {
     worker_with(bench, plane, Arc::default(), false)
 }
 
@@ -106,20 +106,20 @@ fn writes_outputs(attempt: &LeasedAttempt, before: &str) -> Vec<u8> {
     spec("python", &["a0", &code]).encode_to_vec()
 }
 
-fn succeeding(bench: &Bench, action: &str, before: &str) -> LeasedAttempt {
+pub(crate) fn succeeding(bench: &Bench, action: &str, before: &str) -> LeasedAttempt {
     let mut attempt = bench.attempt(action, &[]);
     attempt.task_spec = writes_outputs(&attempt, before).into();
     attempt
 }
 
-fn code_of(outcome: &AttemptOutcome) -> &str {
+pub(crate) fn code_of(outcome: &AttemptOutcome) -> &str {
     match outcome {
         AttemptOutcome::Succeeded(_) => "ok",
         AttemptOutcome::Failed(e, _) | AttemptOutcome::Lost(e) => &e.code,
     }
 }
 
-async fn ended(plane: &Plane, attempt: &LeasedAttempt) -> AttemptOutcome {
+pub(crate) async fn ended(plane: &Plane, attempt: &LeasedAttempt) -> AttemptOutcome {
     until(&format!("{} ends", attempt.lease.id), || plane.outcome(&attempt.lease.id).is_some()).await;
     plane.outcome(&attempt.lease.id).unwrap()
 }

@@ -250,6 +250,7 @@ fn run_value(field: &Field, row: &RunRow, updated: Time) -> Cursor {
         Field::Project => text(&record.key.scope.project),
         Field::Domain => text(&record.key.scope.domain),
         Field::CreatedBy => text(&record.info.created_by.id),
+        Field::RelatedTo => record.info.relation.as_ref().map_or(Cursor::Null, |r| text(&r.to.name)),
         Field::Source => int(record.info.source),
         Field::Label(key) => record.info.labels.get(key).map_or(Cursor::Null, |v| text(v)),
         field => common_value(field, &row.root, updated),
@@ -284,7 +285,10 @@ fn fields_of(of: Listed) -> Vec<Field> {
         Field::TriggerRevision,
     ];
     match of {
-        Listed::Runs => fields.extend(["team", "empty", "Ö", "x' OR 1 --"].map(|k| Field::Label(k.to_owned()))),
+        Listed::Runs => {
+            fields.push(Field::RelatedTo);
+            fields.extend(["team", "empty", "Ö", "x' OR 1 --"].map(|k| Field::Label(k.to_owned())));
+        }
         Listed::Actions => fields.extend([Field::Parent, Field::Group]),
         Listed::Tasks | Listed::Versions => fields.push(Field::Entrypoint),
     }

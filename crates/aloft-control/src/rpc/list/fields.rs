@@ -43,7 +43,8 @@ const OF_BOTH: &[Known] = &[
     known(&["org", "organization"], Field::Org),
 ];
 
-const OF_RUNS: &[Known] = &[known(&["name", "run_name"], Field::Name)];
+const OF_RUNS: &[Known] =
+    &[known(&["name", "run_name"], Field::Name), known(&["related_to", "relation.related_to"], Field::RelatedTo)];
 
 const OF_ACTIONS: &[Known] = &[
     known(&["name", "action_name"], Field::Name),
