@@ -43,6 +43,10 @@ impl DataPlane for MemoryPlane {
         run_base(&run.scope.org, &run.scope.project, &run.scope.domain, &run.name)
     }
 
+    fn tracked_base(&self, run: &RunKey) -> String {
+        format!("{BUCKET}/{}/tracked/{}", run.scope, run.name)
+    }
+
     fn owns(&self, scope: &Scope, uri: &str) -> bool {
         uri.starts_with(&format!("{BUCKET}/{}/{}/", scope.org, scope.project))
     }
@@ -58,6 +62,7 @@ impl DataPlane for MemoryPlane {
     async fn upload_inputs(
         &self,
         scope: &Scope,
+        base: &str,
         inputs: Inputs,
         ignored: &[String],
     ) -> Result<OffloadedInputData, PlaneError> {
@@ -68,16 +73,24 @@ impl DataPlane for MemoryPlane {
             let digest = Sha256::digest(bytes);
             digest.iter().take(12).map(|b| format!("{b:02x}")).collect::<String>()
         };
-        let uri = format!("{BUCKET}/{}/{}/{}/inputs/{}", scope.org, scope.project, scope.domain, hash(&bytes));
+        let own = format!("{BUCKET}/{}/{}/{}", scope.org, scope.project, scope.domain);
+        let uri = format!("{}/inputs/{}", if base.is_empty() { &own } else { base }, hash(&bytes));
         self.objects.lock().insert(format!("{uri}/inputs.pb"), bytes);
         Ok(OffloadedInputData { uri, inputs_hash: hash(&counted.encode_to_bytes()), ..Default::default() })
     }
 
-    async fn read_data(&self, _: &Scope, inputs_uri: &str, outputs_uri: &str) -> Result<(Inputs, Outputs), PlaneError> {
-        let read = |uri: &str| self.objects.lock().get(uri).cloned().unwrap_or_default();
+    async fn read_data(
+        &self,
+        _: &Scope,
+        inputs_uri: &str,
+        outputs_uri: &str,
+    ) -> Result<(Option<Inputs>, Option<Outputs>), PlaneError> {
+        let read = |uri: &str| {
+            if uri.is_empty() { Some(Bytes::new()) } else { self.objects.lock().get(uri).cloned() }
+        };
         let damaged = |e: buffa::DecodeError| PlaneError::Unavailable(e.to_string());
-        let inputs = Inputs::decode_from_slice(&read(inputs_uri)).map_err(damaged)?;
-        let outputs = Outputs::decode_from_slice(&read(outputs_uri)).map_err(damaged)?;
+        let inputs = read(inputs_uri).map(|b| Inputs::decode_from_slice(&b)).transpose().map_err(damaged)?;
+        let outputs = read(outputs_uri).map(|b| Outputs::decode_from_slice(&b)).transpose().map_err(damaged)?;
         Ok((inputs, outputs))
     }
 
