@@ -9,7 +9,7 @@ export DO_NOT_TRACK = 1
 profile_dir = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 VENV = $(CACHE)/venv
 
-.PHONY: demo test test-rust test-e2e bench lint format build venv tools refresh-idl crash
+.PHONY: demo test test-rust simulate test-e2e bench lint format build venv tools refresh-idl crash
 
 demo: tools build venv ## Build, start, run a real workflow with the official SDK, show the result, stop.
 	@$(VENV)/bin/python tools/demo.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft
@@ -21,6 +21,12 @@ test: test-rust test-e2e ## Every test.
 
 test-rust: tools
 	cargo test --workspace --no-fail-fast
+
+# Random sequences of requests against the model of the contract (crates/aloft-sim): `make simulate N=100000`, again with
+# the SEED that a failure names; over the port, with kills and restarts: `make simulate PORT=1 N=1000`.
+simulate: tools
+	$(if $(PORT),cargo build -p aloft)
+	$(if $(PORT),BINARY=$(CARGO_TARGET_DIR)/debug/aloft) cargo run -q -p aloft-sim -- $(if $(N),--count $(N)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 test-e2e: PROFILE = dev
 test-e2e: build venv

@@ -870,8 +870,10 @@ function runPage(place, name, signal) {
 
 async function show() {
   const signal = new AbortController().signal;
-  const [domainWord, domain, projectWord, project, kind = "runs", name] =
+  const [domainWord, domain, projectWord, project, noun = "runs", name] =
     location.pathname.split("/").slice(2).filter(Boolean).map(decodeURIComponent);
+  // The SDK's address of a run that it carries out itself and reports.
+  const kind = noun === "tracked-runs" ? "runs" : noun;
   let place = domainWord === "domain" && projectWord === "project" && project ? { project, domain } : undefined;
   const stray = domainWord !== undefined && !place;
   // A run's page does not wait for the list of projects.

@@ -71,7 +71,11 @@ impl Control {
         let below = self.store().snapshot(source, Which::ChildrenOf(parent.clone())).await?;
         let mut traces = Vec::new();
         for state in below.into_iter().flat_map(|s| s.actions) {
-            if state.kind() != ActionKind::Trace || !ended_well(&state) || forced.contains(&state.name) {
+            if state.kind() != ActionKind::Trace
+                || state.is_tracked()
+                || !ended_well(&state)
+                || forced.contains(&state.name)
+            {
                 continue;
             }
             if !self.is_there(run, &state).await {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ActionName, Backoff, CachePlan, CacheUse, ConditionSeed, DEFAULT_QUEUE, LeaseToken, Phase, RunKey, Signal,
-    TaskError, Time, WebhookOutcome, WorkerId,
+    TaskError, Time, Tracking, WebhookOutcome, WorkerId,
 };
 
 /// What kind of work an action is (`flyteidl2.workflow.ActionType`).
@@ -152,7 +152,7 @@ pub struct Asks {
 pub struct TraceSeed {
     /// The traced function.
     pub name: String,
-    /// How it ended.
+    /// How it ended. One whose work is done elsewhere is recorded when it begins; this and what follows say nothing then.
     pub phase: Phase,
     /// When it began.
     pub started_at: Time,
@@ -361,7 +361,7 @@ pub struct ActionState {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
-    /// Its attempts, oldest first. Empty for a trace.
+    /// Its attempts, oldest first. Empty for a trace, unless its work is done elsewhere.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
     /// How many attempts failed by the user's code.
@@ -394,6 +394,9 @@ pub struct ActionState {
     /// What became of the call it asked for, if it is a condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookOutcome>,
+    /// What is known of its reporter, if its work is done elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
 }
 
 impl ActionState {
@@ -427,9 +430,9 @@ impl ActionState {
         self.seed.title()
     }
 
-    /// The queue it waits or waited in, if it is a task.
+    /// The queue it waits or waited in, if it is a task for a data plane.
     pub fn queue(&self) -> Option<&str> {
-        self.task().map(|t| t.queue.as_str())
+        self.task().filter(|_| !self.is_tracked()).map(|t| t.queue.as_str())
     }
 
     /// The action that started it; `None` for the root.
@@ -444,7 +447,7 @@ impl ActionState {
 
     /// When a worker may take it, if it waits for one.
     pub fn ready_at(&self) -> Option<Time> {
-        let attempt = self.current()?;
+        let attempt = self.current().filter(|_| !self.is_tracked())?;
         (!self.phase.is_terminal() && !self.cache.pending && attempt.lease.is_none()).then_some(attempt.ready_at)
     }
 
@@ -470,10 +473,16 @@ impl ActionState {
         if attempt.phase.is_terminal() { None } else { attempt.lease.as_ref() }
     }
 
+    /// When to look whether time has ended it: [`crate::Command::CheckLimits`].
+    pub fn due_at(&self) -> Option<Time> {
+        self.next_attempt_by().or_else(|| self.next_limit().map(|(at, _)| at))
+    }
+
     /// The time limit that passes first, and when. Recomputed from the state, so a timer that fires late, twice or for a
     /// state that has moved on does nothing.
     pub fn next_limit(&self) -> Option<(Time, TimeLimit)> {
-        if self.phase.is_terminal() {
+        // How long work that is done elsewhere may take is its reporter's business.
+        if self.phase.is_terminal() || self.is_tracked() {
             return None;
         }
         let ms = Duration::from_millis;
@@ -498,7 +507,7 @@ impl ActionState {
     pub fn shown_under(mut self, ended: &ActionState) -> Self {
         if !self.phase.is_terminal() {
             let at = ended.ended_at.unwrap_or(self.created_at);
-            crate::event::end_aborted(&mut self, at, EndedBy::above(ended));
+            crate::event::end_aborted(&mut self, at, EndedBy::above(ended), &EndedBelow::default());
         }
         self
     }

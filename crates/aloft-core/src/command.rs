@@ -2,7 +2,7 @@
 
 use crate::{
     ActionName, ActionRef, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Recovered, RunInfo, Seed, Seen, SignalValue,
-    Subject, TaskError, TraceSeed, WebhookOutcome,
+    Subject, TaskError, Time, TraceSeed, TrackedReport, WebhookOutcome,
 };
 
 /// How an attempt ended, as the data plane that ran it saw it.
@@ -72,6 +72,31 @@ pub enum Command {
         recovered: Option<Box<Recovered>>,
         /// The traces below it that it takes over.
         traces: Vec<RecoveredTrace>,
+    },
+    /// Start a run that is carried out elsewhere and only reported. Again for the same execution is success and changes
+    /// nothing.
+    CreateTracked {
+        /// The root's work.
+        seed: Box<Seed>,
+        /// What the run is started with.
+        info: Box<RunInfo>,
+        /// When the execution was started, if its reporter says: it tells two executions under one name apart.
+        began: Option<Time>,
+    },
+    /// What the reporter of a run that is carried out elsewhere says of an action. Again is success and changes nothing.
+    Track {
+        /// The action.
+        action: ActionName,
+        /// Who started it. Counts only when the action is not known yet, as do the next two.
+        parent: ActionName,
+        /// Its group.
+        group: String,
+        /// When it began, by the reporter's clock, if not with this.
+        began: Option<Time>,
+        /// Its work, if this introduces it.
+        seed: Option<Box<Seed>>,
+        /// What is said of it.
+        report: TrackedReport,
     },
     /// Give the action's waiting attempt to a worker.
     Lease {
@@ -175,8 +200,10 @@ impl Command {
     /// The actions whose states [`crate::decide`] looks at, besides the actions above them.
     pub fn touches(&self) -> Vec<ActionName> {
         match self {
-            Self::CreateRun { .. } => vec![ActionName::root()],
-            Self::Enqueue { action, parent, .. } => vec![action.clone(), parent.clone()],
+            Self::CreateRun { .. } | Self::CreateTracked { .. } => vec![ActionName::root()],
+            Self::Enqueue { action, parent, .. } | Self::Track { action, parent, .. } => {
+                vec![action.clone(), parent.clone()]
+            }
             Self::Lease { action, .. }
             | Self::Report { action, .. }
             | Self::Abort { action, .. }

@@ -4,6 +4,7 @@ mod attempt;
 mod create;
 mod lookup;
 mod signal;
+mod track;
 
 use crate::{
     ActionName, ActionState, CacheView, Command, EndedBelow, EndedBy, Event, Phase, QueueRoom, Refusal, Reply, Time,
@@ -59,6 +60,11 @@ pub fn decide(view: &dyn View, command: &Command, now: Time) -> Result<Decision,
             let new = create::New { action, parent, group, seed, recovered: recovered.as_deref(), traces };
             create::enqueue(view, &new)
         }
+        Command::CreateTracked { seed, info, began } => track::create(view, seed, info, *began),
+        Command::Track { action, parent, group, began, seed, report } => {
+            let said = track::Said { action, parent, group, began: *began, seed: seed.as_deref(), report };
+            track::track(view, &said, now)
+        }
         Command::Lease { action, lease } => attempt::take(view, action, lease, now),
         Command::Report { action, attempt, token, progress } => {
             attempt::report(view, action, *attempt, *token, progress, now)
@@ -98,6 +104,24 @@ fn check_live(view: &dyn View, state: &ActionState) -> Result<(), Refusal> {
         return Ok(());
     };
     Err(Refusal::Ended { name: state.name.clone(), phase })
+}
+
+/// Refuses new work below an action that has ended, or lies below one that has.
+fn check_open(view: &dyn View, above: &ActionState) -> Result<(), Refusal> {
+    let ended = if above.phase.is_terminal() { Some(above) } else { ended_ancestor(view, above) };
+    match ended {
+        Some(ended) => Err(Refusal::AncestorEnded { ancestor: ended.name.clone(), phase: ended.phase }),
+        None => Ok(()),
+    }
+}
+
+/// The action that something is to be added below.
+fn find_parent<'v>(view: &'v dyn View, name: &ActionName) -> Result<&'v ActionState, Refusal> {
+    match view.action(name) {
+        Some(above) => Ok(above),
+        None if view.action(&ActionName::root()).is_some() => Err(Refusal::NoSuchParent(name.clone())),
+        None => Err(Refusal::NoSuchRun),
+    }
 }
 
 fn abort(view: &dyn View, name: &ActionName, by: &EndedBy) -> Result<Decision, Refusal> {

@@ -134,6 +134,19 @@ pub enum Refusal {
         /// Its depth.
         depth: u32,
     },
+    /// The run is carried out elsewhere.
+    #[error("this run is carried out elsewhere and only reported, so nothing can be started in it here")]
+    Tracked,
+    /// The run is carried out here.
+    #[error(
+        "this run is carried out by Aloft itself, so nothing can be reported of it; only tracked runs are reported"
+    )]
+    NotTracked,
+    /// A report on an action that is not known and that the report does not describe.
+    #[error(
+        "action {0} is not known: the report that first names an action must say what it is (task or trace) and its parent"
+    )]
+    NotIntroduced(ActionName),
     /// A trace that has not ended cannot be recorded.
     #[error("trace {0} must be recorded in a terminal phase")]
     TraceNotEnded(ActionName),

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ActionName, ActionState, Attempt, CacheSource, CacheStatus, CacheUse, EndedBelow, EndedBy, Lease, OutputRefs,
-    Phase, PhaseTransition, Recovered, RunInfo, Seed, Signal, TaskError, Time, WebhookOutcome,
+    Phase, PhaseTransition, Recovered, RunInfo, Seed, Signal, TaskError, Time, Tracked, TrackedReport, Tracking,
+    WebhookOutcome, tracked,
 };
 
 /// One change to a run.
@@ -30,6 +31,9 @@ pub enum Event {
         /// The result it took over, if it was recovered: it has ended with that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         recovered: Option<Box<Recovered>>,
+        /// Marks work that is done elsewhere and only reported.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tracked: Option<Tracked>,
     },
     /// Another's result stands in for the action, which has succeeded with that.
     CacheHit {
@@ -132,6 +136,27 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
         below: EndedBelow,
     },
+    /// Work that is done elsewhere was reported on.
+    Reported {
+        /// The action.
+        action: ActionName,
+        /// What was said, at a time that fits what was known.
+        report: Box<TrackedReport>,
+        /// When the next attempt must have been reported, if the report ended one that may be tried again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next_by: Option<Time>,
+        /// Which of its children that ended.
+        #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
+        below: EndedBelow,
+    },
+    /// The next attempt at work that is done elsewhere never came: the action ended as its last attempt did.
+    NotRetried {
+        /// The action.
+        action: ActionName,
+        /// Which of its children that ended.
+        #[serde(default, skip_serializing_if = "EndedBelow::is_empty")]
+        below: EndedBelow,
+    },
     /// The action was aborted.
     Aborted {
         /// The action.
@@ -161,6 +186,8 @@ impl Event {
             | Self::Succeeded { action, .. }
             | Self::Failed { action, .. }
             | Self::TimedOut { action, .. }
+            | Self::Reported { action, .. }
+            | Self::NotRetried { action, .. }
             | Self::Aborted { action, .. } => action,
         }
     }
@@ -170,7 +197,9 @@ impl Event {
         match self {
             Self::Created { recovered, .. } => recovered.is_some(),
             Self::Leased { .. } | Self::Progressed { .. } | Self::CacheMissed { .. } | Self::Called { .. } => false,
-            Self::CacheHit { .. }
+            Self::Reported { report, .. } => report.step.phase().is_terminal(),
+            Self::NotRetried { .. }
+            | Self::CacheHit { .. }
             | Self::Signalled { .. }
             | Self::Succeeded { .. }
             | Self::Failed { .. }
@@ -185,8 +214,8 @@ impl Event {
 /// Events are appended only by [`crate::decide`], so one that does not fit the state means a corrupt log: it is answered
 /// with `None`, and the store reports it.
 pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<ActionState> {
-    if let Event::Created { action, ancestors, group, seed, recovered, .. } = event {
-        return state.is_none().then(|| created(action, ancestors, group, seed, recovered.as_deref(), at));
+    if matches!(event, Event::Created { .. }) {
+        return if state.is_none() { created(event, at) } else { None };
     }
     let mut state = state?;
     match event {
@@ -246,30 +275,23 @@ pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<Acti
             follow(&mut state, Phase::TimedOut, at, *retry_at, error);
         }
         Event::Aborted { by, below, since, .. } => {
-            end_aborted(&mut state, since.unwrap_or(at), by.clone());
-            let last = state.attempts.last_mut().and_then(|a| a.transitions.last_mut());
-            if let Some(last) = last.filter(|t| t.phase == Phase::Aborted && !below.is_empty()) {
-                last.reason = format!("{}; {}", last.reason, below.words());
-            }
+            end_aborted(&mut state, since.unwrap_or(at), by.clone(), below);
             state.ended_below = below.clone();
         }
+        Event::Reported { report, next_by, below, .. } => tracked::hear(&mut state, report, *next_by, below)?,
+        Event::NotRetried { below, .. } => tracked::end_not_retried(&mut state, below)?,
     }
     Some(state)
 }
 
-fn created(
-    action: &ActionName,
-    ancestors: &[ActionName],
-    group: &str,
-    seed: &Seed,
-    recovered: Option<&Recovered>,
-    at: Time,
-) -> ActionState {
+/// The state that a creation makes; `None` for any other event.
+fn created(event: &Event, at: Time) -> Option<ActionState> {
+    let Event::Created { action, ancestors, group, seed, run: _, recovered, tracked } = event else { return None };
     let mut state = ActionState {
         name: action.clone(),
-        ancestors: ancestors.to_vec(),
-        group: group.to_owned(),
-        seed: seed.clone(),
+        ancestors: ancestors.clone(),
+        group: group.clone(),
+        seed: seed.as_ref().clone(),
         phase: Phase::Queued,
         created_at: at,
         started_at: None,
@@ -285,15 +307,23 @@ fn created(
         recovered_from: None,
         signal: None,
         webhook: None,
+        tracking: None,
     };
+    if let Some(Tracked { began }) = *tracked {
+        // The start that the run names need not be when anything happened.
+        state.created_at = began.filter(|_| !action.is_root()).unwrap_or(at);
+        state.attempts.push(Attempt::queued(1, state.created_at, state.created_at));
+        state.tracking = Some(Tracking { began, ..Tracking::default() });
+        return Some(state);
+    }
     if let Some(recovered) = recovered {
         finish(&mut state, Phase::Recovered, at);
         state.outputs = recovered.outputs.clone();
         state.signal = recovered.signal.clone();
         state.recovered_from = Some(recovered.from.clone());
-        return state;
+        return Some(state);
     }
-    match seed {
+    match seed.as_ref() {
         Seed::Task(task) => {
             state.attempts.push(Attempt::queued(1, at, at));
             state.cache.pending = task.cache.is_some();
@@ -307,7 +337,7 @@ fn created(
         }
         Seed::Condition(_) => state.phase = Phase::Paused,
     }
-    state
+    Some(state)
 }
 
 /// The attempt under way, if it is number `number`.
@@ -315,18 +345,18 @@ fn current(state: &mut ActionState, number: u32) -> Option<&mut Attempt> {
     state.attempts.last_mut().filter(|a| a.number == number && !a.phase.is_terminal())
 }
 
-fn enter(attempt: &mut Attempt, phase: Phase, at: Time, reason: &str) {
+pub(crate) fn enter(attempt: &mut Attempt, phase: Phase, at: Time, reason: &str) {
     attempt.phase = phase;
     attempt.transitions.push(PhaseTransition { phase, at, reason: reason.to_owned() });
 }
 
-fn end(attempt: &mut Attempt, phase: Phase, at: Time, error: Option<TaskError>, reason: &str) {
+pub(crate) fn end(attempt: &mut Attempt, phase: Phase, at: Time, error: Option<TaskError>, reason: &str) {
     enter(attempt, phase, at, reason);
     attempt.ended_at = Some(at);
     attempt.error = error;
 }
 
-fn finish(state: &mut ActionState, phase: Phase, at: Time) {
+pub(crate) fn finish(state: &mut ActionState, phase: Phase, at: Time) {
     state.phase = phase;
     state.ended_at = Some(at);
     // What the action held is given back by the commit that ends it.
@@ -349,9 +379,12 @@ fn follow(state: &mut ActionState, phase: Phase, at: Time, retry_at: Option<Time
 }
 
 /// Ends the action, and the attempt under way, as aborted.
-pub(crate) fn end_aborted(state: &mut ActionState, at: Time, by: EndedBy) {
+pub(crate) fn end_aborted(state: &mut ActionState, at: Time, by: EndedBy, below: &EndedBelow) {
+    // Reporters say of an action what happened after the end of one above it, if that was not heard yet.
+    let at = at.max(state.last_time());
     if let Some(attempt) = state.attempts.last_mut().filter(|a| !a.phase.is_terminal()) {
-        enter(attempt, Phase::Aborted, at, &by.reason);
+        let reason = if below.is_empty() { by.reason.clone() } else { format!("{}; {}", by.reason, below.words()) };
+        enter(attempt, Phase::Aborted, at, &reason);
         attempt.ended_at = Some(at);
     }
     finish(state, Phase::Aborted, at);

@@ -23,6 +23,7 @@ mod queue;
 mod retry;
 mod run;
 mod time;
+mod tracked;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use queue::{
 pub use retry::{Backoff, MAX_SYSTEM_FAILURES};
 pub use run::{Relation, RunInfo, Subject};
 pub use time::Time;
+pub use tracked::{Heard, Tracked, TrackedReport, TrackedStep, Tracking};
 
 /// The name of the action that every run starts with.
 pub const ROOT_ACTION: &str = "a0";

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use crate::*;
 
+mod tracked;
+
 /// A run as a store would keep it.
 #[derive(Default)]
 struct World {
@@ -46,6 +48,14 @@ fn run() -> RunKey {
 }
 
 impl World {
+    /// The state as every view shows it.
+    fn shown(&self, state: &ActionState) -> ActionState {
+        match ActionState::that_ended_below(state.ancestors.iter().map(|a| &self.states[a])) {
+            Some(ended) => state.clone().shown_under(ended),
+            None => state.clone(),
+        }
+    }
+
     fn submit(&mut self, command: &Command, now: Time) -> Result<Reply, Refusal> {
         let decision = decide(self, command, now)?;
         assert_eq!(decision.events.is_empty(), decision.reply == Reply::Unchanged, "{command:?}");
@@ -180,6 +190,7 @@ fn command() -> impl Strategy<Value = Command> {
     ];
     prop_oneof![
         1 => (0u32..3).prop_map(create),
+        1 => tracked::command(),
         4 => (1u8..6, 0u8..6, new_seed()).prop_map(|(a, p, seed)| enqueue(a, p, seed)),
         1 => (1u8..6, 0u8..6).prop_map(|(a, p)| match enqueue(a, p, seed(0)) {
             Command::Enqueue { action, parent, group, seed, .. } => Command::Enqueue {
@@ -232,6 +243,7 @@ fn check_step(before: &ActionState, after: &ActionState) {
         assert_eq!(b.number, a.number);
         assert!(a.phase.rank() >= b.phase.rank(), "within an attempt phases only advance");
         assert!(a.transitions.starts_with(&b.transitions), "what an attempt went through is kept");
+        assert!(!b.phase.is_terminal() || a == b, "what has ended is kept as it is");
         if let (Some(held), false) = (&b.lease, b.phase.is_terminal()) {
             assert_eq!(a.lease.as_ref(), Some(held), "one holder per attempt");
         }
@@ -241,6 +253,7 @@ fn check_step(before: &ActionState, after: &ActionState) {
 fn check_state(state: &ActionState) {
     let open = state.attempts.iter().filter(|a| !a.phase.is_terminal()).count();
     match state.kind() {
+        _ if state.is_tracked() => tracked::check_state(state),
         ActionKind::Trace => assert!(state.phase.is_terminal() && state.attempts.is_empty()),
         _ if state.phase == Phase::Recovered => {
             assert!(state.recovered_from.is_some() && state.attempts.is_empty(), "what is recovered never ran");
@@ -265,13 +278,66 @@ fn check_state(state: &ActionState) {
     assert_eq!(state.phase == Phase::Aborted, state.aborted.is_some());
     assert!(!(state.cache.pending && state.live_lease().is_some()), "nothing is handed out before its lookup");
     assert!(!state.phase.is_terminal() || !(state.cache.pending || state.cache.reserved), "the end gives all back");
-    if state.cache.status == CacheStatus::Hit {
+    if state.cache.status == CacheStatus::Hit && !state.is_tracked() {
         assert_eq!((state.phase, state.attempts.len()), (Phase::Succeeded, 1));
         assert!(state.attempts[0].lease.is_none(), "a hit never ran");
     }
     assert!(state.system_failures <= MAX_SYSTEM_FAILURES + 1);
-    if let Some(task) = state.task() {
+    if let Some(task) = state.task().filter(|_| !state.is_tracked()) {
         assert!(state.user_failures <= task.policy.retries + 1, "no more tries than declared");
+    }
+}
+
+/// Carries out the commands, each some milliseconds after the one before, and checks every invariant on the way.
+fn check_invariants(steps: Vec<(Command, u64)>) {
+    let mut world = World::default();
+    let mut now = Time::from_micros(1_000_000_000);
+    for (command, wait_ms) in steps {
+        now = now.plus(std::time::Duration::from_millis(wait_ms));
+        let before = world.states.clone();
+        let log = world.log.len();
+        let first = world.submit(&command, now);
+        if first.is_err() {
+            assert_eq!(world.log.len(), log, "a refusal changes nothing");
+        }
+        for (name, state) in &world.states {
+            check_state(state);
+            if let Some(before) = before.get(name) {
+                check_step(before, state);
+            }
+        }
+        // Again at once, as a client that lost the answer would: never a second effect.
+        let repeatable = matches!(
+            command,
+            Command::CreateRun { .. }
+                | Command::CreateTracked { .. }
+                | Command::Enqueue { .. }
+                | Command::Track { .. }
+                | Command::Settle { .. }
+        );
+        if repeatable && first.is_ok() {
+            assert_eq!(world.submit(&command, now), Ok(Reply::Unchanged), "{command:?}");
+        }
+    }
+    // The log alone makes the same states.
+    let mut replayed = BTreeMap::new();
+    for (at, event) in &world.log {
+        let json = serde_json::to_string(event).unwrap();
+        let event: Event = serde_json::from_str(&json).unwrap();
+        let name = event.action().clone();
+        let state = apply(replayed.remove(&name), &event, *at).unwrap();
+        replayed.insert(name, state);
+    }
+    assert_eq!(&replayed, &world.states);
+    // After settling, nothing lives below what has ended, and every record says what was shown before it.
+    let shown: BTreeMap<_, _> = world.states.values().map(|s| (s.name.clone(), world.shown(s))).collect();
+    let all = Command::Settle { actions: world.states.keys().cloned().collect() };
+    world.submit(&all, now).unwrap();
+    for state in world.states.values() {
+        if !state.phase.is_terminal() {
+            assert!(state.ancestors.iter().all(|a| !world.states[a].phase.is_terminal()));
+        }
+        assert_eq!(&shown[&state.name], state);
     }
 }
 
@@ -280,43 +346,7 @@ proptest! {
 
     #[test]
     fn invariants_hold_under_any_commands(steps in prop::collection::vec((command(), 0u64..3000), 1..80)) {
-        let mut world = World::default();
-        let mut now = Time::from_micros(1_000_000_000);
-        for (command, wait_ms) in steps {
-            now = now.plus(std::time::Duration::from_millis(wait_ms));
-            let before = world.states.clone();
-            let log = world.log.len();
-            let first = world.submit(&command, now);
-            if first.is_err() {
-                prop_assert_eq!(world.log.len(), log, "a refusal changes nothing");
-            }
-            for (name, state) in &world.states {
-                check_state(state);
-                if let Some(before) = before.get(name) {
-                    check_step(before, state);
-                }
-            }
-            // Again at once, as a client that lost the answer would: never a second effect.
-            if matches!(command, Command::CreateRun { .. } | Command::Enqueue { .. } | Command::Settle { .. }) && first.is_ok() {
-                prop_assert_eq!(world.submit(&command, now), Ok(Reply::Unchanged));
-            }
-        }
-        // The log alone makes the same states.
-        let mut replayed = BTreeMap::new();
-        for (at, event) in &world.log {
-            let json = serde_json::to_string(event).unwrap();
-            let event: Event = serde_json::from_str(&json).unwrap();
-            let name = event.action().clone();
-            let state = apply(replayed.remove(&name), &event, *at).unwrap();
-            replayed.insert(name, state);
-        }
-        prop_assert_eq!(&replayed, &world.states);
-        // After settling, nothing lives below what has ended.
-        let all = Command::Settle { actions: world.states.keys().cloned().collect() };
-        world.submit(&all, now).unwrap();
-        for state in world.states.values().filter(|s| !s.phase.is_terminal()) {
-            prop_assert!(state.ancestors.iter().all(|a| !world.states[a].phase.is_terminal()));
-        }
+        check_invariants(steps);
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! s3://{bucket}/{org}/{project}/{domain}/uploads/{md5 | filename root}/{file}     bundles, files, build contexts
+//!                                       /uploads/tracked-runs/{run}/{action}/…      what is reported of tracked runs
 //!                                       /inputs/{digest}/inputs.pb                inputs of runs, by content
 //!                                       /runs/{run}/{action}/inputs.pb            inputs that a parent uploads
 //!                                       /runs/{run}/{action}/{attempt}/…          outputs.pb, error.pb, report.html
@@ -217,6 +218,11 @@ impl DataPlane for Data {
         format!("s3://{}/{}", self.objects.bucket(), run_key(run))
     }
 
+    fn tracked_base(&self, run: &RunKey) -> String {
+        let Scope { org, project, domain } = &run.scope;
+        format!("s3://{}/{org}/{project}/{domain}/{}/{}", self.objects.bucket(), names::TRACKED, run.name)
+    }
+
     fn owns(&self, scope: &Scope, uri: &str) -> bool {
         self.owned(scope, uri).is_ok()
     }
@@ -231,7 +237,7 @@ impl DataPlane for Data {
             .root(scope)?
             .join(&asked.path)
             .map_err(|e| PlaneError::Invalid { field: "filename".to_owned(), reason: e.to_string() })?;
-        if let (Some(md5), true) = (asked.md5, asked.named)
+        if let (Some(md5), true) = (asked.md5, asked.keeps)
             && self.objects.head(&uri).await.map_err(plane)?.is_some()
             && self.objects.content_md5(&uri).await.map_err(plane)? != md5
         {

@@ -212,6 +212,10 @@ pub trait DataPlane: Send + Sync {
     /// The prefix below which everything of `run` lies.
     fn run_base(&self, run: &RunKey) -> String;
 
+    /// The prefix below which the reporter of a run that is carried out elsewhere uploads what there is of it, where
+    /// [`DataPlane::create_upload_location`] puts the filename root `tracked-runs/{run}`.
+    fn tracked_base(&self, run: &RunKey) -> String;
+
     /// Whether `uri` lies in the storage of `scope`'s project. The path of other tenants never does.
     fn owns(&self, scope: &Scope, uri: &str) -> bool;
 

@@ -171,10 +171,13 @@ impl SqliteStore {
     }
 
     async fn send<T>(&self, job: Job, answer: oneshot::Receiver<Result<T, SubmitError>>) -> Result<T, SubmitError> {
-        let closing = || SubmitError::Store(StoreError::Unavailable("the store is closing".to_owned()));
         self.jobs.send(job).await.map_err(|_| closing())?;
         answer.await.unwrap_or_else(|_| Err(closing()))
     }
+}
+
+fn closing() -> SubmitError {
+    SubmitError::Store(StoreError::Unavailable("the store is closing".to_owned()))
 }
 
 fn tune(db: &Connection) -> Result<(), StoreError> {
@@ -217,6 +220,25 @@ impl Store for SqliteStore {
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
         let (done, answer) = oneshot::channel();
         self.send(Job::Submit { submission: Box::new(submission), done }, answer).await
+    }
+
+    async fn submit_in_order(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, SubmitError>> {
+        // The writer does jobs in the order in which they are handed to it.
+        let mut answers = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            let (done, answer) = oneshot::channel();
+            let handed = self.jobs.send(Job::Submit { submission: Box::new(submission), done }).await;
+            answers.push(handed.ok().map(|()| answer));
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let result = match answer {
+                Some(answer) => answer.await.ok(),
+                None => None,
+            };
+            results.push(result.unwrap_or_else(|| Err(closing())));
+        }
+        results
     }
 
     async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {

@@ -398,7 +398,7 @@ fn save(
             task.map_or("", |t| &t.short_name),
             task.map_or("", |t| &t.environment),
             state.ready_at().map(Time::as_micros),
-            state.next_limit().map(|(at, _)| at.as_micros()),
+            state.due_at().map(Time::as_micros),
             state.live_lease().map(|l| l.worker.0.as_str()),
             json,
             state.queue(),

@@ -9,7 +9,7 @@ use aloft_core::{
     ActionName, Asks, AttemptOutcome, CacheEntry, CachePlan, CacheScope, CacheStatus, Command, ConditionSeed,
     DEFAULT_QUEUE, EndedBy, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase, Priority, Progress, QueueLimits,
     QueueSpec, QueueState, Refusal, Reply, Reservation, RunInfo, RunKey, Scope, Seed, Seen, SignalKind, SignalValue,
-    Subject, TaskError, TaskPolicy, TaskRef, TaskSeed, Time, WebhookOutcome, WorkerId,
+    Subject, TaskError, TaskPolicy, TaskRef, TaskSeed, Time, TrackedReport, TrackedStep, WebhookOutcome, WorkerId,
 };
 use bytes::Bytes;
 
@@ -33,6 +33,8 @@ where
     creation_is_idempotent(make().await).await;
     refusals_change_nothing(make().await).await;
     concurrent_writers_share_commits(make().await).await;
+    commands_in_order_build_on_each_other(make().await).await;
+    what_runs_elsewhere_waits_for_nothing_here(make().await).await;
     watchers_miss_nothing(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
     what_is_in_flight_is_counted(make().await).await;
@@ -193,6 +195,56 @@ async fn concurrent_writers_share_commits(store: Handle) {
     let feed = store.feed_after(0, 1000).await.unwrap();
     assert!(feed.is_sorted_by_key(|f| f.pos));
     assert_eq!(feed.len(), 101);
+}
+
+async fn commands_in_order_build_on_each_other(store: Handle) {
+    let run = key("r1");
+    let mut chain = vec![create(&run, "d")];
+    for n in 1..=200u32 {
+        chain.push(enqueue(&run, &format!("x{n}"), &if n == 1 { "a0".to_owned() } else { format!("x{}", n - 1) }));
+    }
+    chain.push(enqueue(&run, "y", "nobody"));
+    chain.push(enqueue(&run, "x200", "x199"));
+    let results = store.submit_in_order(chain).await;
+    assert_eq!(results.len(), 203, "one answer for each");
+    assert!(results[..201].iter().all(|r| *r == Ok(Reply::Done)), "each finds what those before it made");
+    assert_eq!(results[201], Err(SubmitError::Refused(Refusal::NoSuchParent(action("nobody")))));
+    assert_eq!(results[202], Ok(Reply::Unchanged), "a refusal does not stop the others");
+    assert_eq!(store.submit_in_order(Vec::new()).await, []);
+}
+
+async fn what_runs_elsewhere_waits_for_nothing_here(store: Handle) {
+    let run = key("r1");
+    let policy =
+        TaskPolicy { retries: 1, max_runtime_ms: Some(1), queued_timeout_ms: Some(1), ..TaskPolicy::default() };
+    let begin = Command::CreateTracked { seed: Box::new(seed("d", policy)), info: Box::default(), began: None };
+    ok(&store, Submission::new(run.clone(), begin)).await;
+    let far = Time::from_micros(i64::MAX);
+    let say = |version, step| {
+        let report = TrackedReport {
+            attempt: 1,
+            version,
+            step,
+            at: Time::default(),
+            outputs: OutputRefs::default(),
+            cache: CacheStatus::Miss,
+        };
+        let root = || action("a0");
+        let (action, parent, group) = (root(), root(), String::new());
+        Submission::new(run.clone(), Command::Track { action, parent, group, began: None, seed: None, report })
+    };
+    ok(&store, say(0, TrackedStep::Running)).await;
+    let offered = store.offer(far, &OfferPlace::default(), 10, 10).await.unwrap();
+    assert_eq!((offered.offer.groups.len(), offered.next_ready), (0, None), "it is never handed out");
+    assert_eq!(store.due(far, 10).await.unwrap(), (Vec::new(), None), "and has no time limit");
+    let failed = TaskError::new("E", "it broke", ErrorKind::User, true);
+    ok(&store, say(1, TrackedStep::Failed(failed))).await;
+    let due = store.due(far, 10).await.unwrap();
+    assert_eq!(due.0, [(run.clone(), action("a0"))], "but the wait for the next attempt has");
+    let settled = Submission::new(run.clone(), Command::Settle { actions: vec![action("a0")] });
+    assert_eq!(store.submit(settled).await, Ok(Reply::Unchanged), "nothing above it has ended");
+    let state = store.snapshot(&run, Which::All).await.unwrap().unwrap().actions.remove(0);
+    assert_eq!((state.phase, state.attempts[0].phase), (Phase::Queued, Phase::Failed));
 }
 
 async fn watchers_miss_nothing(store: Handle) {

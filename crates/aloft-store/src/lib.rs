@@ -168,6 +168,10 @@ pub trait Store: Send + Sync + 'static {
     /// Decides the command on the run's current state and appends the events it yields.
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError>;
 
+    /// Decides commands one after the other, each on the state that those before it left, and commits many at a time. One
+    /// answer for each; what becomes of one does not keep those after it from being carried out.
+    async fn submit_in_order(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, SubmitError>>;
+
     /// A stored blob.
     async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError>;
 

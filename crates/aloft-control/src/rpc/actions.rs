@@ -349,7 +349,6 @@ impl Children {
     async fn next(&mut self) -> Answer<Vec<Update>> {
         let Some(seq) = self.seq else {
             let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
-            self.over = parent.phase.is_terminal();
             self.above = parent.ancestors;
             self.above.push(parent.name);
             let mut updates = self.snapshot().await?;
@@ -367,10 +366,7 @@ impl Children {
             // Any terminal event above ends the children by one record, theirs follow later: read them all again.
             let above_ended = events.iter().any(|e| self.above.contains(e.event.action()) && e.event.may_end());
             if above_ended {
-                let updates = self.snapshot().await?;
-                let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
-                self.over = parent.phase.is_terminal();
-                return Ok(updates);
+                return self.snapshot().await;
             }
             self.seq = Some(last.seq);
             let mut names: Vec<&ActionName> = events.iter().map(|e| e.event.action()).collect();
@@ -397,6 +393,17 @@ impl Children {
     }
 
     async fn snapshot(&mut self) -> Answer<Vec<Update>> {
+        let mut updates = self.read().await?;
+        let parent = run::find_action(&self.control, &self.run, &self.parent).await?;
+        if parent.phase.is_terminal() {
+            // It may have ended since its children were read: they are read as they will stay.
+            updates.extend(self.read().await?);
+            self.over = true;
+        }
+        Ok(updates)
+    }
+
+    async fn read(&mut self) -> Answer<Vec<Update>> {
         let which = Which::ChildrenOf(self.parent.clone());
         let snapshot = self.control.store().snapshot(&self.run, which).await.map_err(wire)?;
         let snapshot = snapshot.ok_or_else(|| not_found(format!("run {} does not exist", self.run.name)))?;

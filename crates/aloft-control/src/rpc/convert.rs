@@ -49,7 +49,7 @@ const MAX_LABEL: usize = 1024;
 const MAX_SECONDS: i64 = 10 * 366 * 24 * 3600;
 
 /// Most retries: every attempt stays on record.
-const MAX_RETRIES: u32 = 1000;
+pub(super) const MAX_RETRIES: u32 = 1000;
 
 impl Control {
     /// The organisation a request means: an empty one is the default.
@@ -588,9 +588,9 @@ pub(super) fn action(run: &RunRecord, state: &ActionState) -> Action {
     }
 }
 
-/// Whether there is a log to ask for: of an attempt that was started, or of one that ended before and says why.
-fn has_log(attempt: &Attempt) -> bool {
-    attempt.phase.is_terminal() || attempt.entered(Phase::Running).is_some()
+/// Whether there is a log to ask for: of an attempt that was started here, or of one that ended before and says why.
+fn has_log(state: &ActionState, attempt: &Attempt) -> bool {
+    !state.is_tracked() && (attempt.phase.is_terminal() || attempt.entered(Phase::Running).is_some())
 }
 
 fn attempt(
@@ -608,10 +608,12 @@ fn attempt(
         ..Default::default()
     });
     let page = format!("{}?i={}&attempt={}", control.run_url(&run.key), state.name, attempt.number);
-    let logs = TaskLog { uri: page, name: "Logs".to_owned(), ready: has_log(attempt), ..Default::default() };
+    let has_log = has_log(state, attempt);
+    let logs = TaskLog { uri: page, name: "Logs".to_owned(), ready: has_log, ..Default::default() };
+    let logs = if state.is_tracked() { None } else { Some(logs) };
     let rendered = links.iter().map(|link| TaskLog {
         uri: render_link(&link.uri, run, state, attempt),
-        ready: has_log(attempt),
+        ready: attempt.entered(Phase::Running).is_some(),
         ..link.clone()
     });
     ActionAttempt {
@@ -620,10 +622,10 @@ fn attempt(
         end_time: attempt.ended_at.map(timestamp).into(),
         error_info: attempt.error.as_ref().map(error_info).into(),
         attempt: attempt.number,
-        log_info: std::iter::once(logs).chain(rendered).collect(),
+        log_info: logs.into_iter().chain(rendered).collect(),
         outputs: outputs(&attempt.outputs).into(),
-        logs_available: has_log(attempt),
-        cluster_events: super::watch::cluster_events_of(attempt),
+        logs_available: has_log,
+        cluster_events: super::watch::cluster_events_of(state, attempt),
         phase_transitions: transitions.collect(),
         cluster: control.settings().cluster.clone(),
         cache_status: cache_status(state).into(),
@@ -689,7 +691,7 @@ pub(super) fn details(
     };
     let result = result(state);
     let mut attempts: Vec<_> = state.attempts.iter().map(|a| attempt(control, run, state, a, &links)).collect();
-    if let Seed::Trace(trace) = &state.seed {
+    if let (Seed::Trace(trace), None) = (&state.seed, &state.tracking) {
         // A trace ran once, in its parent's process; the console and the CLI read its outputs from an attempt.
         attempts.push(ActionAttempt {
             phase: phase(state.phase).into(),

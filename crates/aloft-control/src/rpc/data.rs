@@ -80,14 +80,15 @@ pub(super) async fn get_action_data(control: &Control, request: GetActionDataReq
 pub(super) async fn action_data(control: &Control, id: Option<&ActionIdentifier>) -> Answer<GetActionDataResponse> {
     let (run, action) = control.action_id(id)?;
     let state = run::find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = run::data_uris(&state);
+    let (inputs_uri, outputs_uri) = run::data_uris(control, &run, &state);
     let (inputs, outputs) = control.data().read_data(&run.scope, &inputs_uri, &outputs_uri).await.map_err(wire)?;
     let gone = |what: &str, uri: &str| {
         not_found(format!("the {what} of action {action} are gone: {uri} does not exist any more"))
     };
     let inputs = match inputs {
         Some(inputs) => inputs,
-        // Who starts a task that takes nothing need not write that down.
+        // Who starts a task that takes nothing need not write that down, and a reporter need not upload anything.
+        None if state.is_tracked() => Inputs::default(),
         None if takes_nothing(control, &state).await? => Inputs::default(),
         None => return Err(gone("inputs", &inputs_uri)),
     };
@@ -194,6 +195,9 @@ async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32
         return Err(not_found(format!("action {action} has no attempt {attempt}, so there is no log")));
     };
     let at = found.ended_at.unwrap_or_else(|| found.created_at());
+    if state.is_tracked() {
+        return Ok(said(at, "This action is not run by Aloft but only reported, so its log is where it runs."));
+    }
     if state.task().is_some_and(|task| aloft_plane::is_inline(&task.task.task_type)) {
         return Ok(said(at, "This task is done by Aloft itself, without a process, so it writes no log."));
     }

@@ -69,9 +69,11 @@ impl From<BadName> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
-            Refusal::NoSuchRun | Refusal::NoSuchAction(_) | Refusal::NoSuchParent(_) | Refusal::NoSuchQueue(_) => {
-                ErrorCode::NotFound
-            }
+            Refusal::NoSuchRun
+            | Refusal::NoSuchAction(_)
+            | Refusal::NoSuchParent(_)
+            | Refusal::NotIntroduced(_)
+            | Refusal::NoSuchQueue(_) => ErrorCode::NotFound,
             // The SDK's controller slows down and tries again for as long as it takes.
             Refusal::Full { .. } => ErrorCode::ResourceExhausted,
             // Final for the action, where the SDK would try FAILED_PRECONDITION a hundred times.
@@ -81,9 +83,12 @@ impl From<Refusal> for Failure {
             Refusal::DifferentWork { .. } => ErrorCode::AlreadyExists,
             // The SDK's controller stops its task on ABORTED, and retries FAILED_PRECONDITION a hundred times.
             Refusal::AncestorEnded { .. } => ErrorCode::Aborted,
-            Refusal::Ended { .. } | Refusal::Fenced { .. } | Refusal::NotReady(_) | Refusal::SignalledAlready(_) => {
-                ErrorCode::FailedPrecondition
-            }
+            Refusal::Tracked
+            | Refusal::NotTracked
+            | Refusal::Ended { .. }
+            | Refusal::Fenced { .. }
+            | Refusal::NotReady(_)
+            | Refusal::SignalledAlready(_) => ErrorCode::FailedPrecondition,
             Refusal::TraceNotEnded(_) => ErrorCode::InvalidArgument,
         };
         Self(ConnectError::new(code, refusal.to_string()))

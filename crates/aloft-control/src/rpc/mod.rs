@@ -18,6 +18,7 @@ mod queue;
 mod run;
 mod settings;
 mod task;
+mod tracked;
 mod translator;
 mod watch;
 
@@ -98,6 +99,19 @@ pub fn router(control: &Control) -> Router {
             stream "WatchActions" => watch::actions,
             stream "WatchClusterEvents" => watch::cluster_events,
             stream "WatchGroups" => watch::groups,
+        }
+        "workflow.TrackedRunService" {
+            traced "CreateRun" => tracked::create_run,
+            call "ReportActions" => tracked::report_actions,
+            call "AbortRun" => tracked::abort_run,
+            read "GetRunDetails" => tracked::get_run_details,
+            read "GetActionDetails" => tracked::get_action_details,
+            read "ListRuns" => tracked::list_runs,
+            read "ListActions" => tracked::list_actions,
+            stream "WatchRunDetails" => tracked::watch_run_details,
+            stream "WatchActionDetails" => tracked::watch_action_details,
+            stream "WatchRuns" => tracked::watch_runs,
+            stream "WatchActions" => tracked::watch_actions,
         }
         "workflow.RunLogsService" { stream "TailLogs" => data::tail_run_logs }
         "workflow.TranslatorService" {

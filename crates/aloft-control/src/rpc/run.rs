@@ -24,7 +24,7 @@ use super::{
     convert::{self, Spec},
     data,
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
-    settings, task,
+    settings, task, tracked,
 };
 use crate::{Control, names};
 
@@ -57,7 +57,7 @@ pub(super) async fn create_run(
     let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
-        source: request.source.to_i32(),
+        source: tracked::source_here(request.source)?,
         created_by: Control::anonymous(),
         labels: run_spec.labels.as_option().map(|l| l.values.clone()).unwrap_or_default().into_iter().collect(),
         start_time,
@@ -138,7 +138,7 @@ pub(super) fn cache_plan(info: &RunInfo, cached: convert::Cached, key: String) -
 }
 
 /// The run that a new one is made from.
-async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Option<Relation>> {
+pub(super) async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Option<Relation>> {
     let forced = spec.recover.as_option().map(|r| r.force_rerun_actions.as_slice()).unwrap_or_default();
     let (to, kind) = match spec.relation.as_option() {
         Some(relation) => (relation.related_to.as_option(), relation.relation_type),
@@ -169,7 +169,7 @@ async fn relation(control: &Control, run: &RunKey, spec: &RunSpec) -> Answer<Opt
     Ok(Some(Relation { to, kind: kind.to_i32(), recover: recovers.then_some(forced) }))
 }
 
-fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> Answer<RunKey> {
+pub(super) fn new_run_key(control: &Control, context: &RequestContext, id: Option<&Id>) -> Answer<RunKey> {
     match id {
         Some(Id::RunId(id)) => control.run_id(Some(id)),
         Some(Id::ProjectId(id)) => {
@@ -199,7 +199,7 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpec> {
+pub(super) async fn requested_task(control: &Control, task: Option<Task>) -> Answer<TaskSpec> {
     match task {
         Some(Task::TaskSpec(spec)) => Ok(*spec),
         Some(Task::TaskId(id)) => task::stored_spec(control, &id).await,
@@ -425,13 +425,17 @@ pub(super) async fn get_action_data_uris(
 ) -> Answer<GetActionDataURIsResponse> {
     let (run, action) = control.action_id(request.action_id.as_option())?;
     let state = find_action(control, &run, &action).await?;
-    let (inputs_uri, outputs_uri) = data_uris(&state);
+    let (inputs_uri, outputs_uri) = data_uris(control, &run, &state);
     Ok(GetActionDataURIsResponse { inputs_uri, outputs_uri, ..Default::default() })
 }
 
 /// Where the inputs and outputs of an action lie, as files; empty for what there is not.
-pub(super) fn data_uris(state: &ActionState) -> (String, String) {
-    let inputs = state.task().map(|t| inputs_file(&t.input_uri)).unwrap_or_default();
+pub(super) fn data_uris(control: &Control, run: &RunKey, state: &ActionState) -> (String, String) {
+    let inputs = match state.task() {
+        Some(task) => inputs_file(&task.input_uri),
+        None if state.is_tracked() => inputs_file(&format!("{}/{}", control.data().tracked_base(run), state.name)),
+        None => String::new(),
+    };
     let outputs = match state.outputs.output_uri.as_str() {
         "" => String::new(),
         uri if uri.ends_with(".pb") => uri.to_owned(),

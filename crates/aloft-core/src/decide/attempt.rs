@@ -145,12 +145,15 @@ pub(super) fn reject(view: &dyn View, name: &ActionName, error: &TaskError) -> R
 
 pub(super) fn check_limits(view: &dyn View, name: &ActionName, now: Time) -> Result<Decision, Refusal> {
     let state = find(view, name)?;
-    let Some((_, limit)) = state.next_limit().filter(|(due, _)| *due <= now) else {
-        return Ok(Decision::unchanged());
-    };
     if ended_ancestor(view, state).is_some() {
         return Ok(Decision::unchanged());
     }
+    if state.next_attempt_by().is_some_and(|due| due <= now) {
+        return Ok(Decision::one(Event::NotRetried { action: name.clone(), below: below(view, name, false) }));
+    }
+    let Some((_, limit)) = state.next_limit().filter(|(due, _)| *due <= now) else {
+        return Ok(Decision::unchanged());
+    };
     let number = state.current().map_or(0, |a| a.number);
     let policy = state.task().map(|t| &t.policy);
     // Only the runtime of an attempt says nothing about the next one; a wait or a deadline that has passed stays passed.

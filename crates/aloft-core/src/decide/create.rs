@@ -1,12 +1,12 @@
 //! How runs and actions come to be.
 
-use super::{Decision, View, ended_ancestor};
+use super::{Decision, View, check_open, find_parent};
 use crate::{
     ActionName, ActionState, DEFAULT_QUEUE, Event, QueueRoom, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed,
 };
 
 /// What tells two pieces of work apart: kind, task, input (design rule 4), never bytes that differ in a replay.
-fn difference(a: &Seed, b: &Seed) -> Option<&'static str> {
+pub(super) fn difference(a: &Seed, b: &Seed) -> Option<&'static str> {
     match (a, b) {
         (Seed::Task(a), Seed::Task(b)) if a.task.digest != b.task.digest => Some("another task specification"),
         (Seed::Task(a), Seed::Task(b)) if a.input_uri != b.input_uri => Some("other inputs"),
@@ -28,7 +28,8 @@ pub(super) fn run(
 ) -> Result<Decision, Refusal> {
     let root = ActionName::root();
     if let Some(existing) = view.action(&root) {
-        return match difference(&existing.seed, seed) {
+        let elsewhere = existing.is_tracked().then_some("it is carried out elsewhere and only reported");
+        return match elsewhere.or_else(|| difference(&existing.seed, seed)) {
             None => Ok(Decision::unchanged()),
             Some(difference) => {
                 Err(Refusal::DifferentWork { what: "run", name: "of this name".to_owned(), difference })
@@ -43,6 +44,7 @@ pub(super) fn run(
         seed: Box::new(seed.clone()),
         run: Some(Box::new(info.clone())),
         recovered: recovered.cloned().map(Box::new),
+        tracked: None,
     }];
     events.extend(recovered_traces(view, &[root], traces));
     Ok(Decision { events, reply: Reply::Done })
@@ -70,15 +72,11 @@ pub(super) fn enqueue(view: &dyn View, new: &New<'_>) -> Result<Decision, Refusa
             _ => Ok(Decision::unchanged()),
         };
     }
-    let above = match view.action(parent) {
-        Some(above) => above,
-        None if view.action(&ActionName::root()).is_some() => return Err(Refusal::NoSuchParent(parent.clone())),
-        None => return Err(Refusal::NoSuchRun),
-    };
-    let ended = if above.phase.is_terminal() { Some(above) } else { ended_ancestor(view, above) };
-    if let Some(ended) = ended {
-        return Err(Refusal::AncestorEnded { ancestor: ended.name.clone(), phase: ended.phase });
+    let above = find_parent(view, parent)?;
+    if above.is_tracked() {
+        return Err(Refusal::Tracked);
     }
+    check_open(view, above)?;
     if let Seed::Trace(trace) = seed
         && !trace.phase.is_terminal()
     {
@@ -96,6 +94,7 @@ pub(super) fn enqueue(view: &dyn View, new: &New<'_>) -> Result<Decision, Refusa
         seed: Box::new(seed.clone()),
         run: None,
         recovered: new.recovered.cloned().map(Box::new),
+        tracked: None,
     }];
     events.extend(recovered_traces(view, &line, new.traces));
     Ok(Decision { events, reply: Reply::Done })
@@ -149,6 +148,7 @@ fn recovered_traces<'c>(
                 outputs: trace.seed.outputs.clone(),
                 signal: None,
             })),
+            tracked: None,
         }
     })
 }

@@ -18,9 +18,15 @@ pub(super) struct Upload {
     pub(super) length: Option<u64>,
     /// How long the link lives.
     pub(super) expires: Duration,
-    /// Whether the client chose the place, so that something else may be there.
-    pub(super) named: bool,
+    /// Whether what is there must stay: the client chose the place, so that it may be something else.
+    pub(super) keeps: bool,
 }
+
+/// Where the reporters of tracked runs upload, below the domain: they name the filename root after its last part.
+pub(super) const TRACKED: &str = "uploads/tracked-runs";
+
+/// Reports of tracked runs are uploaded anew whenever the task flushes them.
+const REPORT: &str = "/report.html";
 
 fn invalid(field: &str, reason: impl Into<String>) -> PlaneError {
     PlaneError::Invalid { field: field.to_owned(), reason: reason.into() }
@@ -57,7 +63,9 @@ pub(super) fn upload(request: &CreateUploadLocationRequest) -> Result<Upload, Pl
     if expires > MAX_EXPIRY {
         return Err(invalid("expires_in", format!("is longer than {} seconds", MAX_EXPIRY.as_secs())));
     }
-    Ok(Upload { path, md5, length: (length > 0).then_some(length), expires, named })
+    let is_report = path.strip_prefix(TRACKED).is_some_and(|rest| rest.starts_with('/') && rest.ends_with(REPORT));
+    let length = (length > 0).then_some(length);
+    Ok(Upload { path, md5, length, expires, keeps: named && !is_report })
 }
 
 /// A path that stays below where it is put.
@@ -101,6 +109,17 @@ mod tests {
         let md5 = &[0xab; 16];
         assert_eq!(upload(&request("f.tgz", "", md5)).unwrap().path, format!("uploads/{}/f.tgz", "ab".repeat(16)));
         assert_eq!(upload(&request("a/b.txt", "root", md5)).unwrap().path, "uploads/root/a/b.txt");
+    }
+
+    #[test]
+    fn only_reports_of_tracked_runs_are_written_anew() {
+        let keeps = |filename, root| upload(&request(filename, root, &[1; 16])).unwrap().keeps;
+        assert!(!keeps("report.html", "tracked-runs/local-1/a0/1"));
+        assert!(keeps("outputs.pb", "tracked-runs/local-1/a0/1") && keeps("inputs.pb", "tracked-runs/local-1/a0"));
+        assert!(keeps("report.html", "mine") && keeps("report.html", "tracked-runs2/x"));
+        assert!(!keeps("report.html", ""), "named by its content");
+        let path = upload(&request("inputs.pb", "tracked-runs/local-1/a0", &[1; 16])).unwrap().path;
+        assert_eq!(path, format!("{TRACKED}/local-1/a0/inputs.pb"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Cluster events: what an attempt's phases say about the machine that runs it.
 
-use aloft_core::{Attempt, ErrorKind, Phase, PhaseTransition, TaskError};
+use aloft_core::{ActionState, Attempt, ErrorKind, Phase, PhaseTransition, TaskError};
 use aloft_flyteidl2::flyteidl2::workflow::{
     ClusterEvent, WatchClusterEventsRequest, WatchClusterEventsResponse, cluster_event::Type,
 };
@@ -82,8 +82,13 @@ fn told(attempt: &Attempt, step: &PhaseTransition) -> Told {
     }
 }
 
-/// The events of an attempt, in order. They are only ever added to.
-pub(in super::super) fn events(attempt: &Attempt) -> Vec<ClusterEvent> {
+/// The events of an attempt of `state`, in order. They are only ever added to. No cluster knows of work that is done
+/// elsewhere.
+pub(in super::super) fn events(state: &ActionState, attempt: &Attempt) -> Vec<ClusterEvent> {
+    if state.is_tracked() { Vec::new() } else { told_of(attempt) }
+}
+
+fn told_of(attempt: &Attempt) -> Vec<ClusterEvent> {
     let event = |step: &PhaseTransition| {
         let Told { kind, reason, source, message } = told(attempt, step);
         ClusterEvent {
@@ -116,7 +121,7 @@ impl Events {
             // An attempt that is not there yet may come, as long as the action goes on.
             let Some(attempt) = state.attempts.iter().find(|a| a.number == self.attempt) else { continue };
             self.over = attempt.phase.is_terminal();
-            let new: Vec<_> = events(attempt).into_iter().skip(self.sent).collect();
+            let new: Vec<_> = events(&state, attempt).into_iter().skip(self.sent).collect();
             if new.is_empty() && !self.over {
                 continue;
             }
@@ -173,7 +178,7 @@ mod tests {
     }
 
     fn reasons(attempt: &Attempt) -> Vec<(String, Type)> {
-        events(attempt).into_iter().map(|e| (e.reason, e.r#type.as_known().unwrap())).collect()
+        told_of(attempt).into_iter().map(|e| (e.reason, e.r#type.as_known().unwrap())).collect()
     }
 
     #[test]
@@ -187,13 +192,13 @@ mod tests {
             (Running, ""),
             (Failed, ""),
         ];
-        let told = events(&attempt(&steps, Some(oom)));
+        let told = told_of(&attempt(&steps, Some(oom)));
         let messages: Vec<_> = told.iter().map(|e| (e.reason.as_str(), e.message.as_str())).collect();
         assert_eq!(messages[1], ("WaitingForResources", "2 of 2 processors are taken"));
         assert_eq!(messages[4], ("OOMKilled", "The machine ran out of memory."));
         assert!(told.iter().all(|e| e.count == 1 && !e.source_component.is_empty()));
         for n in 1..steps.len() {
-            assert_eq!(events(&attempt(&steps[..n], None)), told[..n], "only ever added to");
+            assert_eq!(told_of(&attempt(&steps[..n], None)), told[..n], "only ever added to");
         }
     }
 

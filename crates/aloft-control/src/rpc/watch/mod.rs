@@ -25,7 +25,7 @@ pub(super) use self::{
     cluster::{cluster_events, events as cluster_events_of},
     details::{action_details, run_details},
     groups::groups,
-    runs::runs,
+    runs::{runs, runs_that},
 };
 use super::{
     actions::Messages,

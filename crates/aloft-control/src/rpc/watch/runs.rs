@@ -44,7 +44,15 @@ enum Snapshot {
 }
 
 pub(in super::super) async fn runs(control: Control, request: WatchRunsRequest) -> Answer<Messages<WatchRunsResponse>> {
-    let mut filters = Vec::new();
+    runs_that(control, request, Vec::new()).await
+}
+
+/// As [`runs`], of those that meet `filters` too. What they say of a run must never change.
+pub(in super::super) async fn runs_that(
+    control: Control,
+    request: WatchRunsRequest,
+    mut filters: Vec<Filter>,
+) -> Answer<Messages<WatchRunsResponse>> {
     let scope = match &request.target {
         Some(Target::ProjectId(id)) => {
             let scope = control.project_scope(id)?;

@@ -128,6 +128,7 @@ mod tests {
             recovered_from: None,
             signal: None,
             webhook: None,
+            tracking: None,
         };
         let scope = Scope { org: "o".into(), project: "p".into(), domain: "d".into() };
         let created_by = Subject { id: format!("user{}", number % 2), ..Subject::default() };

@@ -1,0 +1,186 @@
+//! How sequences are drawn.
+
+use proptest::{collection::vec, option, prelude::*};
+
+use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
+
+/// How long most sequences are, and how long some. Most defects need fewer than ten steps; a run that is tried, retried,
+/// aborted and found again after restarts takes more.
+const SHORT: usize = 16;
+const LONG: usize = 40;
+
+/// Whose hands move the tasks of the server that is driven, which decides what steps make sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hands {
+    /// The simulation's: its workers, its time, its reconcilers.
+    Ours,
+    /// The server's own worker and real time.
+    Theirs,
+}
+
+/// Sequences for a server whose tasks are moved by `hands`.
+pub fn sequence(hands: Hands) -> BoxedStrategy<Vec<Step>> {
+    match hands {
+        Hands::Ours => begun(some(step)).boxed(),
+        Hands::Theirs => begun(some(step_of_clients)).boxed(),
+    }
+}
+
+fn some<S: Strategy<Value = Step>>(step: fn() -> S) -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![4 => vec(step(), 1..=SHORT), 1 => vec(step(), SHORT..=LONG)]
+}
+
+/// A run with a few actions, and then the rest: most steps need something to be about.
+fn begun(rest: impl Strategy<Value = Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
+    let first = vec(create().prop_map(Step::Do), 1..=1);
+    let children = vec(enqueue().prop_map(Step::Do), 0..=4);
+    (first, children, rest).prop_map(|(first, children, rest)| [first, children, rest].concat())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        40 => command().prop_map(Step::Do),
+        3 => vec(command(), 2..=3).prop_map(Step::Race),
+        4 => (0u8..6).prop_map(Step::Again),
+        1 => lossy().prop_map(Step::Cut),
+        1 => Just(Step::Restart),
+        6 => wait().prop_map(Step::Wait),
+        4 => Just(Step::Settle),
+        4 => Just(Step::CheckLimits),
+        4 => watch().prop_map(Step::Watch),
+        2 => worker().prop_map(Step::Reclaim),
+    ]
+}
+
+fn step_of_clients() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        30 => request().prop_map(Step::Do),
+        5 => vec(request(), 2..=3).prop_map(Step::Race),
+        4 => (0u8..6).prop_map(Step::Again),
+        2 => lossy_request().prop_map(Step::Cut),
+        2 => Just(Step::Restart),
+        3 => (1u16..60).prop_map(Step::Wait),
+        8 => watch().prop_map(Step::Watch),
+    ]
+}
+
+/// What clients and workers ask.
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        14 => request(),
+        8 => (worker(), 1u8..5).prop_map(|(worker, max)| Command::Lease { worker, max }),
+        16 => (lease(), progress()).prop_map(|(lease, progress)| Command::Report { lease, progress }),
+        1 => (lease(), forgery()).prop_map(|(lease, how)| Command::Forge { lease, how }),
+    ]
+}
+
+/// What clients ask.
+fn request() -> impl Strategy<Value = Command> {
+    prop_oneof![5 => create(), 7 => enqueue(), 2 => abort()]
+}
+
+/// What can be asked again by a client that lost the answer.
+fn lossy() -> impl Strategy<Value = Command> {
+    let report = (lease(), progress()).prop_map(|(lease, progress)| Command::Report { lease, progress });
+    prop_oneof![3 => lossy_request(), 2 => report]
+}
+
+fn lossy_request() -> impl Strategy<Value = Command> {
+    request().prop_filter("a run that nobody can ask for again", |command| {
+        !matches!(command, Command::Create { name: Naming::Nameless, .. })
+    })
+}
+
+fn create() -> impl Strategy<Value = Command> {
+    let naming = prop_oneof![
+        5 => (0u8..2).prop_map(Naming::Named),
+        2 => (0u8..3).prop_map(Naming::Request),
+        1 => Just(Naming::Nameless),
+    ];
+    (place(), naming, work()).prop_map(|(place, name, work)| Command::Create { place, name, work })
+}
+
+fn enqueue() -> impl Strategy<Value = Command> {
+    let kind = prop_oneof![
+        3 => work().prop_map(Kind::Task),
+        1 => (0u8..2, any::<bool>()).prop_map(|(name, failed)| Kind::Trace { name, failed }),
+    ];
+    let action = prop_oneof![40 => 1u8..5, 1 => Just(0)];
+    (known(0..4), action, known(0..5), kind, any::<bool>())
+        .prop_map(|(run, action, parent, kind, old)| Command::Enqueue { run, action, parent, kind, old })
+}
+
+fn abort() -> impl Strategy<Value = Command> {
+    (known(0..4), option::of(known(0..5)), 0u8..3).prop_map(|(run, action, via)| Command::Abort { run, action, via })
+}
+
+/// A small number, or once in a while one that names nothing.
+fn known(range: std::ops::Range<u8>) -> impl Strategy<Value = u8> {
+    prop_oneof![24 => range, 1 => Just(NOBODY)]
+}
+
+fn place() -> impl Strategy<Value = u8> {
+    known(0..4)
+}
+
+fn worker() -> impl Strategy<Value = u8> {
+    0u8..2
+}
+
+/// Mostly the newest leases.
+fn lease() -> impl Strategy<Value = u8> {
+    prop_oneof![3 => 0u8..2, 2 => 0u8..8]
+}
+
+fn work() -> impl Strategy<Value = Work> {
+    (0u8..2, 0u8..3, policy()).prop_map(|(task, input, policy)| Work { task, input, policy })
+}
+
+/// Half the tasks declare nothing, so that the same work is drawn again often enough.
+fn policy() -> impl Strategy<Value = Policy> {
+    let limit = || option::weighted(0.4, prop_oneof![Just(50u16), Just(100), Just(1000)]);
+    let backoff = (prop_oneof![Just(0u16), Just(50), Just(400)], 1u8..3, option::of(Just(500u16)))
+        .prop_map(|(base, factor, cap)| Backoff { base, factor, cap });
+    let declared = (0u8..3, option::of(backoff), limit(), limit(), limit()).prop_map(
+        |(retries, backoff, max_runtime, queued_timeout, deadline)| Policy {
+            retries,
+            backoff,
+            max_runtime,
+            queued_timeout,
+            deadline,
+        },
+    );
+    prop_oneof![Just(Policy::default()), declared]
+}
+
+fn progress() -> impl Strategy<Value = Progress> {
+    prop_oneof![
+        1 => Just(Progress::Waiting),
+        2 => Just(Progress::Initializing),
+        5 => Just(Progress::Running),
+        3 => Just(Progress::Succeeded),
+        4 => prop::bool::weighted(0.8).prop_map(|recoverable| Progress::Failed { recoverable }),
+        3 => prop::bool::weighted(0.9).prop_map(|recoverable| Progress::Lost { recoverable }),
+    ]
+}
+
+fn forgery() -> impl Strategy<Value = Forgery> {
+    prop_oneof![Just(Forgery::Token), Just(Forgery::Attempt)]
+}
+
+/// Steps of the declared limits, a little less and a little more.
+fn wait() -> impl Strategy<Value = u16> {
+    prop_oneof![3 => Just(1u16), 2 => Just(49), 2 => Just(50), 1 => Just(100), 1 => Just(400), 2 => Just(1000), 1 => Just(5000)]
+}
+
+fn watch() -> impl Strategy<Value = Watch> {
+    let run = || known(0..4);
+    let action = || known(0..5);
+    prop_oneof![
+        3 => (run(), action(), any::<bool>()).prop_map(|(run, parent, old)| Watch::Children { run, parent, old }),
+        3 => run().prop_map(|run| Watch::Actions { run }),
+        2 => (run(), action()).prop_map(|(run, action)| Watch::Action { run, action }),
+        1 => run().prop_map(|run| Watch::Run { run }),
+        1 => (0u8..4).prop_map(|place| Watch::Runs { place }),
+    ]
+}

@@ -1,0 +1,139 @@
+//! What identifies things on the wire, as plain data.
+
+use std::fmt;
+
+use crate::step::{Kind, Progress, Work};
+
+/// A project and a domain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The project.
+    pub project: String,
+    /// The domain.
+    pub domain: String,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId {
+    /// Where it lives.
+    pub place: Place,
+    /// Its name.
+    pub name: String,
+}
+
+/// An action.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ActionId {
+    /// Its run.
+    pub run: RunId,
+    /// Its name.
+    pub name: String,
+}
+
+impl RunId {
+    /// The action called `name` of this run.
+    pub fn action(&self, name: &str) -> ActionId {
+        ActionId { run: self.clone(), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.place.project, self.place.domain, self.name)
+    }
+}
+
+impl fmt::Display for ActionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.run, self.name)
+    }
+}
+
+/// How a run gets its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// The client gives it.
+    Given(String),
+    /// The server makes it up for the request with this identifier.
+    ForRequest(String),
+    /// The server makes it up.
+    Any,
+}
+
+/// A lease as its holder knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The holder.
+    pub worker: String,
+    /// The action.
+    pub action: ActionId,
+    /// The attempt's number.
+    pub attempt: u32,
+    /// The fencing token.
+    pub token: u64,
+}
+
+/// A step's command with everything it names resolved: what is really asked, and asked again word for word.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// Start a run.
+    Create {
+        /// Where.
+        place: Place,
+        /// How it is named.
+        name: Name,
+        /// What it does.
+        work: Work,
+    },
+    /// Add an action.
+    Enqueue {
+        /// Its identifier.
+        action: ActionId,
+        /// Below which.
+        parent: String,
+        /// What it is.
+        kind: Kind,
+        /// Its group.
+        group: String,
+        /// Through `QueueService`.
+        old: bool,
+    },
+    /// Abort.
+    Abort {
+        /// The run.
+        run: RunId,
+        /// The action, or the run as such.
+        action: Option<String>,
+        /// Why.
+        reason: String,
+        /// Through which service.
+        via: u8,
+    },
+    /// Take work.
+    Lease {
+        /// For whom.
+        worker: String,
+        /// How much at most.
+        max: usize,
+    },
+    /// Report on an attempt.
+    Report {
+        /// With which lease.
+        lease: Lease,
+        /// What.
+        progress: Progress,
+    },
+}
+
+/// The error that simulated tasks raise, and the one of an attempt that was lost: code and message.
+pub const RAISED: (&str, &str) = ("Boom", "it broke");
+/// See [`RAISED`].
+pub const LOST: (&str, &str) = ("WorkerLost", "the worker went away");
+
+/// Where the outputs of an attempt lie.
+pub fn output_prefix(action: &ActionId, attempt: u32) -> String {
+    let place = &action.run.place;
+    let base = crate::plane::run_base("local", &place.project, &place.domain, &action.run.name);
+    format!("{base}/{}/{attempt}", action.name)
+}

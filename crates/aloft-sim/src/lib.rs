@@ -1,0 +1,22 @@
+//! A model of the whole run contract that drives the real server with random sequences of requests, and checks what it
+//! answers and shows against the invariants of `design.md`. For tests only; nothing of the product depends on it.
+
+pub mod book;
+pub mod client;
+pub mod door;
+pub mod draw;
+pub mod fault;
+pub mod host;
+pub mod ids;
+pub mod model;
+pub mod plane;
+pub mod player;
+pub mod process;
+pub mod rules;
+pub mod scene;
+pub mod search;
+pub mod seen;
+pub mod server;
+pub mod spec;
+pub mod step;
+pub mod watching;

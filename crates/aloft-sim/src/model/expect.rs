@@ -1,0 +1,126 @@
+//! What views of an action must show, and what is learnt from them.
+
+use aloft_core::{Phase, Time};
+
+use super::{Action, Model, Run, Why, client::trace_times};
+use crate::{
+    ids::{ActionId, RAISED, output_prefix},
+    rules::{Check, durable, views},
+    seen::{Details, SeenAttempt, Shown},
+    step::Kind,
+};
+
+/// `ActionType` numbers.
+const TASK: i32 = 1;
+const TRACE: i32 = 2;
+
+/// The name of a simulated function.
+pub fn function(kind: &Kind) -> String {
+    match kind {
+        Kind::Task(work) => format!("task{}", work.task),
+        Kind::Trace { name, .. } => format!("traced{name}"),
+    }
+}
+
+fn millis(from: Time, to: Time) -> u64 {
+    u64::try_from(to.as_micros().saturating_sub(from.as_micros()).max(0) / 1000).unwrap_or(0)
+}
+
+impl Model {
+    fn action(&self, id: &ActionId) -> Check<(&Run, &Action)> {
+        let found = self.runs.get(&id.run).and_then(|run| Some((run, run.actions.get(&id.name)?)));
+        durable::rule_3_what_is_shown_was_made(id, found)
+    }
+
+    /// Compares what lists and streams show of an action.
+    ///
+    /// # Errors
+    /// What is shown and not believed.
+    pub fn observe_shown(&mut self, shown: &Shown) -> Check {
+        let (_, action) = self.action(&shown.id)?;
+        let is_task = matches!(action.kind, Kind::Task(_));
+        let certain = (
+            action.parent.clone().unwrap_or_default(),
+            action.group.clone(),
+            if is_task { TASK } else { TRACE },
+            function(&action.kind),
+        );
+        let told = (shown.parent.clone(), shown.group.clone(), shown.kind, shown.function.clone());
+        durable::rule_3_views_show_what_was_done(&shown.id, &told, &certain)?;
+        if self.theirs() && is_task {
+            return self.learn(shown);
+        }
+        let end = action.end.as_ref().and_then(|e| e.at);
+        let done =
+            (action.phase(), action.created, end, action.attempts.len(), end.map(|at| millis(action.created, at)));
+        let told = (Some(shown.phase), shown.start, shown.end, shown.attempts as usize, shown.duration);
+        durable::rule_3_views_show_what_was_done(&shown.id, &told, &done)
+    }
+
+    /// What somebody else's hands have done to a task since we looked.
+    fn learn(&mut self, shown: &Shown) -> Check {
+        let theirs = self.theirs();
+        let (_, action) = self.action(&shown.id)?;
+        if let Some(end) = &action.end {
+            views::rule_5_an_end_stays(shown, end.phase)?;
+        }
+        let Some(run) = self.runs.get_mut(&shown.id.run).filter(|_| shown.phase.is_terminal()) else { return Ok(()) };
+        if let Some(action) = run.actions.get_mut(&shown.id.name) {
+            let why = action.end.take().map_or(Why::Itself(None), |end| end.why);
+            action.end = Some(super::End { phase: Some(shown.phase), at: shown.end, why });
+        }
+        run.cascade(&shown.id.name, theirs);
+        Ok(())
+    }
+
+    /// Compares everything that is shown of an action.
+    ///
+    /// # Errors
+    /// What is shown and not believed.
+    pub fn observe(&mut self, details: &Details) -> Check {
+        self.observe_shown(&details.shown)?;
+        let (_, action) = self.action(&details.shown.id)?;
+        if self.theirs() && matches!(action.kind, Kind::Task(_)) {
+            // Of what somebody else's hands did, only our own words are known.
+            let ours = action.end.as_ref().is_some_and(|end| matches!(end.why, Why::Asked(_)));
+            return if ours { observe_end(action, details) } else { Ok(()) };
+        }
+        observe_end(action, details)?;
+        observe_attempts(action, details)
+    }
+}
+
+fn observe_end(action: &Action, details: &Details) -> Check {
+    let code = details.error.as_ref().map(|e| e.code.clone());
+    let aborted = details.aborted.as_deref();
+    let right = match action.end.as_ref().map(|e| &e.why) {
+        None => code.is_none() && aborted.is_none(),
+        Some(Why::Itself(expected)) => code == *expected && aborted.is_none(),
+        Some(Why::Asked(words)) => aborted == Some(words.as_str()),
+        // It says which action took it along.
+        Some(Why::Above(above)) => aborted.is_some_and(|reason| reason.contains(above.as_str())),
+    };
+    views::rule_9_an_end_says_why(details, right, &action.end)
+}
+
+fn observe_attempts(action: &Action, details: &Details) -> Check {
+    let id = &details.shown.id;
+    if let Kind::Trace { failed, .. } = action.kind {
+        // A trace ran once, in its parent's process.
+        let phase = if failed { Phase::Failed } else { Phase::Succeeded };
+        let told: Vec<_> = details.attempts.iter().map(|a| (a.number, a.phase, a.end)).collect();
+        return durable::rule_3_views_show_what_was_done(id, &told, &vec![(1, phase, Some(trace_times().1))]);
+    }
+    let code = |a: &SeenAttempt| a.error.as_ref().map(|e| e.code.clone());
+    let told: Vec<_> =
+        details.attempts.iter().map(|a| (a.number, a.phase, &a.phases, a.output.as_str(), code(a))).collect();
+    let done: Vec<_> =
+        action.attempts.iter().map(|a| (a.number, a.phase(), &a.phases, a.output.as_str(), a.error.clone())).collect();
+    durable::rule_3_views_show_what_was_done(id, &told, &done)?;
+    details.attempts.iter().try_for_each(|a| views::rule_9_an_error_keeps_its_words(a.error.as_ref(), RAISED))
+}
+
+/// Where the outputs of an action's newest attempt are or will be, as its parent hears it.
+pub fn output(id: &ActionId, action: &Action) -> String {
+    action.attempts.last().map_or_else(String::new, |a| output_prefix(id, a.number))
+}

@@ -1,0 +1,141 @@
+//! An honest data plane in memory: values by their content, links that say where they point, no logs.
+
+use std::{collections::HashMap, time::Duration};
+
+use aloft_core::{RunKey, Scope, TaskError, Time};
+use aloft_flyteidl2::flyteidl2::{
+    common::OffloadedInputData,
+    dataproxy::{CreateUploadLocationRequest, CreateUploadLocationResponse},
+    task::{Inputs, Outputs},
+    workflow::{
+        JsonValuesToLiteralsRequest, JsonValuesToLiteralsResponse, LaunchFormJsonToLiteralsRequest,
+        LaunchFormJsonToLiteralsResponse, LiteralsToLaunchFormJsonRequest, LiteralsToLaunchFormJsonResponse,
+        TaskSpecToLaunchFormJsonRequest, TaskSpecToLaunchFormJsonResponse,
+    },
+};
+use aloft_plane::{AttemptId, BuiltImage, Call, DataPlane, Link, LogStream, PlaneError, async_trait};
+use buffa::Message as _;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+
+/// Where everything lies: the bucket of `aloft dev`, so that URIs mean the same in process and over the port.
+pub const BUCKET: &str = "s3://aloft-data";
+
+/// Objects by their URI. Outlives restarts of the server, as an object store does.
+#[derive(Default)]
+pub struct MemoryPlane {
+    objects: Mutex<HashMap<String, Bytes>>,
+}
+
+/// The prefix below which everything of a run lies.
+pub fn run_base(org: &str, project: &str, domain: &str, run: &str) -> String {
+    format!("{BUCKET}/{org}/{project}/{domain}/runs/{run}")
+}
+
+fn unsupported(what: &str) -> PlaneError {
+    PlaneError::Unsupported(format!("{what} is not part of the simulation"))
+}
+
+#[async_trait]
+impl DataPlane for MemoryPlane {
+    fn run_base(&self, run: &RunKey) -> String {
+        run_base(&run.scope.org, &run.scope.project, &run.scope.domain, &run.name)
+    }
+
+    fn owns(&self, scope: &Scope, uri: &str) -> bool {
+        uri.starts_with(&format!("{BUCKET}/{}/{}/", scope.org, scope.project))
+    }
+
+    async fn create_upload_location(
+        &self,
+        _scope: &Scope,
+        _request: CreateUploadLocationRequest,
+    ) -> Result<CreateUploadLocationResponse, PlaneError> {
+        Err(unsupported("an upload"))
+    }
+
+    async fn upload_inputs(
+        &self,
+        scope: &Scope,
+        inputs: Inputs,
+        ignored: &[String],
+    ) -> Result<OffloadedInputData, PlaneError> {
+        let bytes = inputs.encode_to_bytes();
+        let mut counted = inputs;
+        counted.literals.retain(|l| !ignored.contains(&l.name));
+        let hash = |bytes: &[u8]| {
+            let digest = Sha256::digest(bytes);
+            digest.iter().take(12).map(|b| format!("{b:02x}")).collect::<String>()
+        };
+        let uri = format!("{BUCKET}/{}/{}/{}/inputs/{}", scope.org, scope.project, scope.domain, hash(&bytes));
+        self.objects.lock().insert(format!("{uri}/inputs.pb"), bytes);
+        Ok(OffloadedInputData { uri, inputs_hash: hash(&counted.encode_to_bytes()), ..Default::default() })
+    }
+
+    async fn read_data(&self, _: &Scope, inputs_uri: &str, outputs_uri: &str) -> Result<(Inputs, Outputs), PlaneError> {
+        let read = |uri: &str| self.objects.lock().get(uri).cloned().unwrap_or_default();
+        let damaged = |e: buffa::DecodeError| PlaneError::Unavailable(e.to_string());
+        let inputs = Inputs::decode_from_slice(&read(inputs_uri)).map_err(damaged)?;
+        let outputs = Outputs::decode_from_slice(&read(outputs_uri)).map_err(damaged)?;
+        Ok((inputs, outputs))
+    }
+
+    async fn missing(&self, _scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError> {
+        // The simulation's tasks name no bundle, and the empty image is the default one.
+        let objects = self.objects.lock();
+        Ok(uris.iter().filter(|uri| !uri.is_empty() && !objects.contains_key(*uri)).cloned().collect())
+    }
+
+    async fn read_error(&self, _: &Scope, _: &str) -> Result<Option<TaskError>, PlaneError> {
+        Ok(None)
+    }
+
+    async fn call(&self, _: &Call) -> Result<(), PlaneError> {
+        Err(unsupported("a call"))
+    }
+
+    async fn download_link(&self, _: &Scope, uri: &str, _: Option<Duration>) -> Result<Link, PlaneError> {
+        if !self.objects.lock().contains_key(uri) {
+            return Err(PlaneError::NotFound(format!("there is nothing at {uri}")));
+        }
+        Ok(Link { url: uri.to_owned(), expires_at: Time::from_micros(i64::MAX) })
+    }
+
+    async fn tail_logs(&self, _attempt: &AttemptId) -> Result<LogStream, PlaneError> {
+        Err(unsupported("a log"))
+    }
+
+    async fn get_image(&self, _scope: &Scope, _name: &str) -> Result<Option<BuiltImage>, PlaneError> {
+        Ok(None)
+    }
+
+    async fn literals_to_form(
+        &self,
+        _scope: &Scope,
+        _request: LiteralsToLaunchFormJsonRequest,
+    ) -> Result<LiteralsToLaunchFormJsonResponse, PlaneError> {
+        Err(unsupported("a launch form"))
+    }
+
+    async fn form_to_literals(
+        &self,
+        _request: LaunchFormJsonToLiteralsRequest,
+    ) -> Result<LaunchFormJsonToLiteralsResponse, PlaneError> {
+        Err(unsupported("a launch form"))
+    }
+
+    async fn task_spec_to_form(
+        &self,
+        _request: TaskSpecToLaunchFormJsonRequest,
+    ) -> Result<TaskSpecToLaunchFormJsonResponse, PlaneError> {
+        Err(unsupported("a launch form"))
+    }
+
+    async fn values_to_literals(
+        &self,
+        _request: JsonValuesToLiteralsRequest,
+    ) -> Result<JsonValuesToLiteralsResponse, PlaneError> {
+        Err(unsupported("a launch form"))
+    }
+}

@@ -1,0 +1,70 @@
+//! The names of one sequence, so that sequences share a server without seeing each other.
+
+use crate::{
+    ids::{Place, RunId},
+    model::Model,
+    step::NOBODY,
+};
+
+/// The domains that sequences use.
+const DOMAINS: [&str; 2] = ["development", "production"];
+
+/// The names that the numbers of a sequence's steps stand for.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    number: u64,
+}
+
+impl Scene {
+    /// The names of sequence `number` of a server.
+    pub fn new(number: u64) -> Self {
+        Self { number }
+    }
+
+    /// Its projects.
+    pub fn projects(&self) -> [String; 2] {
+        [format!("p{}-one", self.number), format!("p{}-two", self.number)]
+    }
+
+    /// Every place where its runs can live.
+    pub fn places(&self) -> Vec<Place> {
+        (0..4).map(|n| self.place(n)).collect()
+    }
+
+    /// Place number `n`.
+    pub fn place(&self, n: u8) -> Place {
+        let project = match n {
+            NOBODY => "nobody".to_owned(),
+            n => self.projects()[usize::from(n / 2) % 2].clone(),
+        };
+        Place { project, domain: DOMAINS[usize::from(n) % 2].to_owned() }
+    }
+
+    /// The run name that clients give by number. The same in every place.
+    pub fn run_name(&self, n: u8) -> String {
+        format!("run{n}")
+    }
+
+    /// The identifier of request number `n`.
+    pub fn request(&self, n: u8) -> String {
+        format!("{:08x}-0000-4000-8000-{n:012x}", self.number)
+    }
+
+    /// Run number `n` of those that exist.
+    pub fn run(&self, n: u8, model: &Model) -> RunId {
+        let runs = model.runs();
+        match runs.get(usize::from(n) % runs.len().max(1)) {
+            Some((id, _)) if n != NOBODY => (*id).clone(),
+            _ => RunId { place: self.place(0), name: "nobody".to_owned() },
+        }
+    }
+
+    /// Action name number `n`.
+    pub fn action(&self, n: u8) -> String {
+        match n {
+            0 => aloft_core::ROOT_ACTION.to_owned(),
+            NOBODY => "nobody".to_owned(),
+            n => format!("x{n}"),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What views show, as plain data: read from the wire's messages, refusing what no view may show.
+
+use aloft_core::{Phase, Time};
+use aloft_flyteidl2::flyteidl2::{
+    common::{ActionIdentifier, RunIdentifier},
+    workflow::{Action, ActionAttempt, ActionDetails, ActionUpdate, ErrorInfo, action_details},
+};
+use buffa_types::google::protobuf::Timestamp;
+
+use crate::ids::{ActionId, Place, RunId};
+
+/// What every view of an action that shows its status has in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Which action.
+    pub id: ActionId,
+    /// Where it is.
+    pub phase: Phase,
+    /// How many attempts it has had.
+    pub attempts: u32,
+    /// When it was created.
+    pub start: Time,
+    /// When it ended.
+    pub end: Option<Time>,
+    /// How long it took, in milliseconds.
+    pub duration: Option<u64>,
+    /// The action above it; empty for the root.
+    pub parent: String,
+    /// Its group.
+    pub group: String,
+    /// `ActionType` number.
+    pub kind: i32,
+    /// The function it runs.
+    pub function: String,
+}
+
+/// An error as a view shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenError {
+    /// Its code.
+    pub code: String,
+    /// Its message.
+    pub message: String,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenAttempt {
+    /// Its number.
+    pub number: u32,
+    /// Where it is.
+    pub phase: Phase,
+    /// What it went through.
+    pub phases: Vec<(Phase, Time)>,
+    /// When it ended.
+    pub end: Option<Time>,
+    /// Why it failed.
+    pub error: Option<SeenError>,
+    /// Where its outputs lie.
+    pub output: String,
+}
+
+/// Everything about an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Details {
+    /// What lists show too.
+    pub shown: Shown,
+    /// Its attempts.
+    pub attempts: Vec<SeenAttempt>,
+    /// Why it failed.
+    pub error: Option<SeenError>,
+    /// Why it was aborted.
+    pub aborted: Option<String>,
+}
+
+/// What a parent hears of a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Which child.
+    pub id: ActionId,
+    /// Where it is.
+    pub phase: Phase,
+    /// Why it failed.
+    pub error: Option<SeenError>,
+    /// Where its outputs are or will be.
+    pub output: String,
+}
+
+type Read<T> = Result<T, String>;
+
+fn phase(number: i32, of: &str) -> Read<Phase> {
+    Phase::from_number(number).ok_or_else(|| format!("{of}: there is no phase {number}"))
+}
+
+fn time(at: &Timestamp) -> Time {
+    Time::from_micros(at.seconds * 1_000_000 + i64::from(at.nanos) / 1000)
+}
+
+fn set(at: Option<&Timestamp>, of: &str) -> Read<Time> {
+    at.map(time).ok_or_else(|| format!("{of}: the time is missing"))
+}
+
+fn error(info: &ErrorInfo) -> SeenError {
+    SeenError { code: info.code.clone(), message: info.message.clone() }
+}
+
+/// A run by its identifier.
+pub fn run_id(id: &RunIdentifier) -> RunId {
+    let place = Place { project: id.project.clone(), domain: id.domain.clone() };
+    RunId { place, name: id.name.clone() }
+}
+
+fn action_id(id: &ActionIdentifier) -> ActionId {
+    ActionId { run: run_id(&id.run), name: id.name.clone() }
+}
+
+impl Shown {
+    /// Reads the message that lists and streams carry.
+    ///
+    /// # Errors
+    /// What is missing or wrong in it.
+    pub fn read(action: &Action) -> Read<Self> {
+        let of = action_id(&action.id).to_string();
+        let (status, metadata) = (&action.status, &action.metadata);
+        Ok(Self {
+            id: action_id(&action.id),
+            phase: phase(status.phase.to_i32(), &of)?,
+            attempts: status.attempts,
+            start: set(status.start_time.as_option(), &of)?,
+            end: status.end_time.as_option().map(time),
+            duration: status.duration_ms,
+            parent: metadata.parent.clone(),
+            group: metadata.group.clone(),
+            kind: metadata.action_type.to_i32(),
+            function: metadata.funtion_name.clone(),
+        })
+    }
+}
+
+impl SeenAttempt {
+    fn read(attempt: &ActionAttempt, of: &str) -> Read<Self> {
+        let phases = attempt.phase_transitions.iter();
+        let phases = phases.map(|t| Ok((phase(t.phase.to_i32(), of)?, set(t.start_time.as_option(), of)?)));
+        Ok(Self {
+            number: attempt.attempt,
+            phase: phase(attempt.phase.to_i32(), of)?,
+            phases: phases.collect::<Read<_>>()?,
+            end: attempt.end_time.as_option().map(time),
+            error: attempt.error_info.as_option().map(error),
+            output: attempt.outputs.output_uri.clone(),
+        })
+    }
+}
+
+impl Details {
+    /// Reads the message of one action.
+    ///
+    /// # Errors
+    /// What is missing or wrong in it.
+    pub fn read(details: &ActionDetails) -> Read<Self> {
+        let action = Action {
+            id: details.id.clone(),
+            metadata: details.metadata.clone(),
+            status: details.status.clone(),
+            ..Default::default()
+        };
+        let shown = Shown::read(&action)?;
+        let of = shown.id.to_string();
+        let attempts = details.attempts.iter().map(|a| SeenAttempt::read(a, &of)).collect::<Read<_>>()?;
+        let (mut failed, mut aborted) = (None, None);
+        match &details.result {
+            Some(action_details::Result::ErrorInfo(info)) => failed = Some(error(info)),
+            Some(action_details::Result::AbortInfo(info)) => aborted = Some(info.reason.clone()),
+            Some(action_details::Result::SignalInfo(_)) | None => {}
+        }
+        if details.spec.is_none() {
+            return Err(format!("{of}: the details do not say what it runs"));
+        }
+        Ok(Self { shown, attempts, error: failed, aborted })
+    }
+}
+
+impl Update {
+    /// Reads the message of a parent's stream.
+    ///
+    /// # Errors
+    /// What is missing or wrong in it.
+    pub fn read(update: &ActionUpdate) -> Read<Self> {
+        let id = action_id(&update.action_id);
+        let error = update.error.as_option();
+        Ok(Self {
+            phase: phase(update.phase.to_i32(), &id.to_string())?,
+            error: error.map(|e| SeenError { code: e.code.clone(), message: e.message.clone() }),
+            output: update.output_uri.clone(),
+            id,
+        })
+    }
+}

@@ -1,0 +1,223 @@
+//! What a sequence is made of. Steps name things by small numbers that are resolved when they are played, so that a
+//! sequence stays meaningful whatever shrinking takes out of it, and a kept one whatever is added here.
+
+use serde::{Deserialize, Serialize};
+
+/// One step of a sequence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Step {
+    /// Ask, and wait for the answer.
+    Do(Command),
+    /// Ask all of it at once.
+    Race(Vec<Command>),
+    /// Send an earlier request once more, as a retry or a late duplicate. 0 is the newest.
+    Again(u8),
+    /// The server dies while the request is under way.
+    Cut(Command),
+    /// The server stops and starts again.
+    Restart,
+    /// Time passes, in milliseconds.
+    Wait(u16),
+    /// The settling reconciler looks once.
+    Settle,
+    /// The reconciler of time limits looks until nothing is due.
+    CheckLimits,
+    /// A client begins to watch.
+    Watch(Watch),
+    /// A worker starts anew and asks what it holds.
+    Reclaim(u8),
+}
+
+/// What clients and workers ask.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Start a run.
+    Create {
+        /// Which project and domain.
+        place: u8,
+        /// How it is named.
+        name: Naming,
+        /// What it does.
+        work: Work,
+    },
+    /// Add an action to a run.
+    Enqueue {
+        /// Which run.
+        run: u8,
+        /// Which of a run's action names.
+        action: u8,
+        /// Below which.
+        parent: u8,
+        /// What it is.
+        kind: Kind,
+        /// Through the older `QueueService`.
+        old: bool,
+    },
+    /// Abort a run or an action.
+    Abort {
+        /// Which run.
+        run: u8,
+        /// Which action; `None` aborts the run as such.
+        action: Option<u8>,
+        /// Through which of the services that can.
+        via: u8,
+    },
+    /// A worker takes work.
+    Lease {
+        /// Which worker.
+        worker: u8,
+        /// How much at most.
+        max: u8,
+    },
+    /// A worker says what it saw of an attempt.
+    Report {
+        /// Which of all leases ever given; 0 is the newest.
+        lease: u8,
+        /// What it saw.
+        progress: Progress,
+    },
+    /// Somebody reports without holding the lease.
+    Forge {
+        /// Which of all leases ever given.
+        lease: u8,
+        /// What is wrong with it.
+        how: Forgery,
+    },
+}
+
+/// A number that resolves to nothing: an unknown project, run, action or parent.
+pub const NOBODY: u8 = 255;
+
+/// How a run gets its name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Naming {
+    /// By the client.
+    Named(u8),
+    /// By the server, for a request with this identifier.
+    Request(u8),
+    /// By the server, for a request without one.
+    Nameless,
+}
+
+/// What a task does: what tells it from others, and how it is run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Which task.
+    pub task: u8,
+    /// Which input.
+    pub input: u8,
+    /// How it is run. Part of the task's specification.
+    pub policy: Policy,
+}
+
+/// What a task declares about how it is run. Times are in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Attempts after the first for user failures.
+    pub retries: u8,
+    /// Pause between them.
+    #[serde(default)]
+    pub backoff: Option<Backoff>,
+    /// Longest run of an attempt.
+    #[serde(default)]
+    pub max_runtime: Option<u16>,
+    /// Longest wait of an attempt.
+    #[serde(default)]
+    pub queued_timeout: Option<u16>,
+    /// Longest life of the action.
+    #[serde(default)]
+    pub deadline: Option<u16>,
+}
+
+/// The pause between user retries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// Before the first retry, in milliseconds.
+    pub base: u16,
+    /// Growth per retry.
+    pub factor: u8,
+    /// Longest, in milliseconds.
+    pub cap: Option<u16>,
+}
+
+/// What a new action is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A task to run.
+    Task(Work),
+    /// A trace to record.
+    Trace {
+        /// Which function.
+        name: u8,
+        /// Whether it raised.
+        failed: bool,
+    },
+}
+
+/// What a worker saw of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// No room yet.
+    Waiting,
+    /// Being started.
+    Initializing,
+    /// User code runs.
+    Running,
+    /// It wrote its outputs.
+    Succeeded,
+    /// The user's code failed.
+    Failed {
+        /// Whether another attempt may help.
+        recoverable: bool,
+    },
+    /// The platform lost it.
+    Lost {
+        /// Whether another attempt may help.
+        recoverable: bool,
+    },
+}
+
+/// What is wrong with a forged report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forgery {
+    /// Another token.
+    Token,
+    /// An attempt that does not exist.
+    Attempt,
+}
+
+/// What a client watches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Watch {
+    /// The children of an action, as its controller does; with the older service if `old`.
+    Children {
+        /// Which run.
+        run: u8,
+        /// Which action's.
+        parent: u8,
+        /// Through the older `StateService`.
+        old: bool,
+    },
+    /// The actions of a run.
+    Actions {
+        /// Which run.
+        run: u8,
+    },
+    /// One action.
+    Action {
+        /// Which run.
+        run: u8,
+        /// Which action.
+        action: u8,
+    },
+    /// A run.
+    Run {
+        /// Which.
+        run: u8,
+    },
+    /// The runs of a project and domain.
+    Runs {
+        /// Which.
+        place: u8,
+    },
+}

@@ -1,0 +1,67 @@
+//! The checks can fail: each deliberate defect is noticed, by the rule it breaks.
+
+use aloft_sim::{
+    draw::Hands,
+    fault::{Defect, Fault},
+    search::{self, Bench},
+};
+
+/// Sequences that are played to find one in which a defect breaks its rule. It may break others first.
+const SEQUENCES: u64 = 400;
+
+#[rustfmt::skip]
+const EXPECTED: &[(Defect, &str)] = &[
+    (Defect::DropsAnEvent, "rule_1_log_is_numbered_without_gaps"),
+    (Defect::ReplaysAStaleState, "rule_5_phases_only_advance"),
+    (Defect::RevivesTheEnded, "rule_5_terminal_is_final_in_every_view"),
+    (Defect::ForgetsAColumn, "rule_1_columns_are_projections_of_the_states"),
+    (Defect::AnswersBeforeCommit, "rule_3_acknowledged_survives_restart"),
+    (Defect::AnswersAndDoesNothing, "rule_3_views_show_what_was_done"),
+    (Defect::LeaksAValue, "rule_7_values_stay_out_of_the_control_plane"),
+    (Defect::ForgetsRequests, "rule_4_same_create_changes_nothing"),
+    (Defect::GivesNamesTwice, "rule_4_other_work_under_a_taken_name_is_refused"),
+    (Defect::GivesNamesTwice, "rule_4_another_kind_under_a_taken_name_is_refused"),
+    (Defect::StartsBelowTheEnded, "rule_5_nothing_starts_below_what_has_ended"),
+    (Defect::AbortsTheEnded, "rule_5_an_abort_loses_against_an_end"),
+    (Defect::ShowsDescendantsLate, "rule_5_abort_shown_on_descendants_at_once"),
+    (Defect::TakesStaleReports, "rule_6_a_stale_lease_cannot_write"),
+    (Defect::LeasesTwice, "rule_6_one_live_owner"),
+    (Defect::Starves, "rule_6_ready_work_is_handed_out"),
+    (Defect::ReusesPrefixes, "rule_6_output_prefix_is_never_reused"),
+    (Defect::ForgetsRevocations, "rule_6_revocations_reach_the_holder"),
+    (Defect::ForgetsHolders, "rule_6_reclaim_names_what_is_held"),
+    (Defect::LosesAMessage, "rule_1_a_watch_loses_nothing"),
+    (Defect::RepeatsAMessage, "rule_5_phases_never_regress_on_a_stream"),
+    (Defect::InventsAMoment, "rule_1_a_stream_follows_the_log"),
+    (Defect::LacksAChild, "rule_1_a_snapshot_is_complete"),
+    (Defect::MiscountsChildren, "rule_1_children_are_counted"),
+    (Defect::SwallowsErrors, "rule_9_a_failure_carries_its_error"),
+    (Defect::MumblesErrors, "rule_9_a_refusal_names_its_object"),
+    (Defect::OverfillsPages, "rule_10_pages_are_bounded_and_complete"),
+    (Defect::ForgetsAttempts, "rule_5_attempts_are_kept"),
+    (Defect::Disagrees, "rule_1_views_agree"),
+];
+
+/// How a defect was noticed instead, if its rule was not broken.
+fn missed(defect: Defect, rule: &str) -> Option<String> {
+    let bench = Bench::new(None).expect("a bench");
+    let mut others = Vec::new();
+    for seed in 0..SEQUENCES {
+        let played = bench.play(&search::sequence(Hands::Ours, seed), Fault::of(defect));
+        let broken = played.and_then(|()| if seed % 20 == 19 { bench.close() } else { Ok(()) }).err();
+        match broken {
+            Some(violation) if violation.rule == rule => return None,
+            Some(violation) => others.push(format!("seed {seed}: {violation}")),
+            None => {}
+        }
+    }
+    others.truncate(3);
+    Some(format!("{defect:?} did not break {rule}, but {others:#?}"))
+}
+
+#[test]
+fn every_defect_breaks_its_rule() {
+    let missed: Vec<String> =
+        search::with_room(|| EXPECTED.iter().filter_map(|(defect, rule)| missed(*defect, rule)).collect());
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}

@@ -1,0 +1,32 @@
+//! The model of the contract drives a control plane in this process.
+
+use std::{fs, path::Path};
+
+use aloft_sim::search;
+
+/// How many sequences every test run plays. Always the same, so that a failure is a failure again; `make simulate` plays
+/// others.
+const SEQUENCES: u64 = 10_000;
+
+#[test]
+fn ten_thousand_sequences_break_no_rule() {
+    let count = std::env::var("ALOFT_SEQUENCES").ok().and_then(|n| n.parse().ok()).unwrap_or(SEQUENCES);
+    if let Err(failure) = search::many(None, 0, count, search::cores(), |_| ()) {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn sequences_that_once_broke_a_rule_break_none() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("kept");
+    let mut played = 0;
+    for entry in fs::read_dir(dir).expect("the kept sequences") {
+        let path = entry.expect("a kept sequence").path();
+        let kept = search::kept(&path).expect("a sequence");
+        if let Err(what) = search::with_room(|| kept.play(None)) {
+            panic!("{}: {what}", path.display());
+        }
+        played += 1;
+    }
+    assert!(played > 0, "there are no kept sequences");
+}
