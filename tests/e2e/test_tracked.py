@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import wire
-from harness import DOMAIN, PROJECT, eventually
+from harness import DOMAIN, EXAMPLES, PROJECT, eventually
 
 RUNS = "flyteidl2.workflow.RunService"
 TRACKED = "flyteidl2.workflow.TrackedRunService"
@@ -19,7 +19,6 @@ DATA = "flyteidl2.dataproxy.DataProxyService"
 SCOPE = {"org": "", "project": PROJECT, "domain": DOMAIN}
 PLACE = {"projectId": {"organization": "", "name": PROJECT, "domain": DOMAIN}}
 WORKFLOWS = Path(__file__).parent / "workflows"
-WORK = ["--root-dir", str(WORKFLOWS), str(WORKFLOWS / "tracked_work.py")]
 
 
 def new_name() -> str:
@@ -56,10 +55,13 @@ def listed(server, service: str) -> dict[str, dict]:
     return {run["action"]["id"]["run"]["name"]: run["action"] for run in runs}
 
 
-def tracked_run(cli, *args: str, code: int = 0):
+STRICTLY = ["run", "--local", "--tracked", "--tracked-strict", "--name"]
+
+
+def tracked_run(cli, *args: str, code: int = 0, cwd: Path = EXAMPLES):
     """Carry a run out here, under a name of its own, reported strictly; return the name and what was printed."""
     name = new_name()
-    return name, cli("run", "--local", "--tracked", "--tracked-strict", "--name", name, *args, of=None, code=code)
+    return name, cli(*STRICTLY, name, *args, of=None, code=code, cwd=cwd)
 
 
 # By the SDK
@@ -124,7 +126,7 @@ def test_an_error_that_must_not_be_tried_again_is_final_at_once(cli, sdk, server
 
 
 def test_a_failed_attempt_is_not_the_end(cli, sdk, server, tmp_path):
-    run, _ = tracked_run(cli, *WORK, "stumble", "--marks", str(tmp_path))
+    run, _ = tracked_run(cli, "tracked_work.py", "stumble", "--marks", str(tmp_path), cwd=WORKFLOWS)
     assert phase(server, run) == "SUCCEEDED"
     (wobbly,) = [a for a in sdk.actions(run) if a.what.endswith("wobbly")]
     assert (wobbly.phase, wobbly.attempts) == ("succeeded", 3)
@@ -150,8 +152,7 @@ def html(server, run: str, action: str = "a0") -> str:
 def busy(cli, server, tmp_path):
     """A run whose child waits for the file `go` in a directory: its name, its process, the directory."""
     name = new_name()
-    args = ["run", "--local", "--tracked", "--tracked-strict", "--name", name, *WORK, "busy", "--marks", str(tmp_path)]
-    process = cli.follow(*args)
+    process = cli.follow(*STRICTLY, name, "tracked_work.py", "busy", "--marks", str(tmp_path), cwd=WORKFLOWS)
 
     def napping() -> str | None:
         try:
