@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -442,6 +443,31 @@ def test_watches_follow_a_tracked_run_to_its_end(server):
     ends = {a["action"]["id"]["name"]: a for m in seen["WatchActions"] for a in m.get("enrichedActions", [])}
     assert {name: a["action"]["status"]["phase"] for name, a in ends.items()} == {"a0": last, "x": last}
     assert ends["a0"]["childrenPhaseCounts"] == {"5": 1}
+
+
+def test_a_watch_over_tracked_runs_shows_no_others(sdk, server, examples):
+    from connectrpc.errors import ConnectError
+    from flyteidl2.common import identifier_pb2
+    from flyteidl2.workflow import run_service_pb2
+    from flyteidl2.workflow.tracked_run_service_connect import TrackedRunServiceClientSync
+
+    old = begin(server)
+    seen: dict[str, int] = {}
+
+    def follow() -> None:
+        place = identifier_pb2.ProjectIdentifier(name=PROJECT, domain=DOMAIN)
+        # It goes on until the server stops.
+        with contextlib.suppress(ConnectError), TrackedRunServiceClientSync(server.endpoint) as client:
+            for message in client.watch_runs(run_service_pb2.WatchRunsRequest(project_id=place)):
+                seen.update({run.action.id.run.name: run.action.status.phase for run in message.runs})
+
+    threading.Thread(target=follow, daemon=True).start()
+    eventually(lambda: old in seen, "the run that is there")
+    here = sdk.succeed(examples.hello.main, whom="unseen").name
+    new = begin(server)
+    taken(server, new, said(new, "a0", "RUNNING"), said(new, "a0", "SUCCEEDED", version=1))
+    eventually(lambda: seen.get(new) == 5, "the run that is new to succeed", about=lambda: str(seen))
+    assert here not in seen
 
 
 def test_a_tracked_run_outlives_the_server(spawn, tmp_path):
