@@ -274,19 +274,19 @@ class Cli:
         eventually(over, f"run {run} to succeed", 30, lambda: self.describe(run))
         return run
 
-    def follow(self, *args: str) -> Follower:
+    def follow(self, *args: str, cwd: Path = EXAMPLES) -> Follower:
         """Start a command whose output is read while it runs."""
-        return Follower(self.command(*args, of=None), self.env)
+        return Follower(self.command(*args, of=None), self.env, cwd)
 
 
 class Follower:
     """A running command, read line by line with a deadline."""
 
-    def __init__(self, command: list[str], env: dict[str, str]):
+    def __init__(self, command: list[str], env: dict[str, str], cwd: Path):
         self.command = shlex.join(command)
         self.process = subprocess.Popen(
             command,
-            cwd=EXAMPLES,
+            cwd=cwd,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from harness import DOMAIN, PROJECT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: apt-get install chromium")
@@ -62,6 +63,15 @@ def test_a_finished_run(page, sdk, examples):
     page.get_by_role("button", name="Attempt 1").click()
     appears(page, ".log .line", "ConnectionError")
     assert page.url.endswith("&attempt=1")
+
+
+def test_a_run_that_was_carried_out_elsewhere(page, cli, server):
+    name = "t-page-tracked"
+    cli("run", "--local", "--tracked", "--name", name, "hello.py", "main", "--whom", "page", of=None)
+    page.goto(f"{server.endpoint}/v2/domain/{DOMAIN}/project/{PROJECT}/tracked-runs/{name}")
+    rows(page, "SUCCEEDED").nth(11).wait_for()
+    appears(page, ".log .line", "only reported")
+    appears(page, ".values", "Kaixo, page!")
 
 
 def test_a_failed_run_shows_its_error_first(page, sdk, examples):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import wire
-from harness import DOMAIN, PROJECT, eventually
+from harness import DOMAIN, EXAMPLES, PROJECT, eventually
 
 RUNS = "flyteidl2.workflow.RunService"
 TRACKED = "flyteidl2.workflow.TrackedRunService"
@@ -19,7 +20,6 @@ DATA = "flyteidl2.dataproxy.DataProxyService"
 SCOPE = {"org": "", "project": PROJECT, "domain": DOMAIN}
 PLACE = {"projectId": {"organization": "", "name": PROJECT, "domain": DOMAIN}}
 WORKFLOWS = Path(__file__).parent / "workflows"
-WORK = ["--root-dir", str(WORKFLOWS), str(WORKFLOWS / "tracked_work.py")]
 
 
 def new_name() -> str:
@@ -56,10 +56,13 @@ def listed(server, service: str) -> dict[str, dict]:
     return {run["action"]["id"]["run"]["name"]: run["action"] for run in runs}
 
 
-def tracked_run(cli, *args: str, code: int = 0):
+STRICTLY = ["run", "--local", "--tracked", "--tracked-strict", "--name"]
+
+
+def tracked_run(cli, *args: str, code: int = 0, cwd: Path = EXAMPLES):
     """Carry a run out here, under a name of its own, reported strictly; return the name and what was printed."""
     name = new_name()
-    return name, cli("run", "--local", "--tracked", "--tracked-strict", "--name", name, *args, of=None, code=code)
+    return name, cli(*STRICTLY, name, *args, of=None, code=code, cwd=cwd)
 
 
 # By the SDK
@@ -124,7 +127,7 @@ def test_an_error_that_must_not_be_tried_again_is_final_at_once(cli, sdk, server
 
 
 def test_a_failed_attempt_is_not_the_end(cli, sdk, server, tmp_path):
-    run, _ = tracked_run(cli, *WORK, "stumble", "--marks", str(tmp_path))
+    run, _ = tracked_run(cli, "tracked_work.py", "stumble", "--marks", str(tmp_path), cwd=WORKFLOWS)
     assert phase(server, run) == "SUCCEEDED"
     (wobbly,) = [a for a in sdk.actions(run) if a.what.endswith("wobbly")]
     assert (wobbly.phase, wobbly.attempts) == ("succeeded", 3)
@@ -150,8 +153,7 @@ def html(server, run: str, action: str = "a0") -> str:
 def busy(cli, server, tmp_path):
     """A run whose child waits for the file `go` in a directory: its name, its process, the directory."""
     name = new_name()
-    args = ["run", "--local", "--tracked", "--tracked-strict", "--name", name, *WORK, "busy", "--marks", str(tmp_path)]
-    process = cli.follow(*args)
+    process = cli.follow(*STRICTLY, name, "tracked_work.py", "busy", "--marks", str(tmp_path), cwd=WORKFLOWS)
 
     def napping() -> str | None:
         try:
@@ -441,6 +443,31 @@ def test_watches_follow_a_tracked_run_to_its_end(server):
     ends = {a["action"]["id"]["name"]: a for m in seen["WatchActions"] for a in m.get("enrichedActions", [])}
     assert {name: a["action"]["status"]["phase"] for name, a in ends.items()} == {"a0": last, "x": last}
     assert ends["a0"]["childrenPhaseCounts"] == {"5": 1}
+
+
+def test_a_watch_over_tracked_runs_shows_no_others(sdk, server, examples):
+    from connectrpc.errors import ConnectError
+    from flyteidl2.common import identifier_pb2
+    from flyteidl2.workflow import run_service_pb2
+    from flyteidl2.workflow.tracked_run_service_connect import TrackedRunServiceClientSync
+
+    old = begin(server)
+    seen: dict[str, int] = {}
+
+    def follow() -> None:
+        place = identifier_pb2.ProjectIdentifier(name=PROJECT, domain=DOMAIN)
+        # It goes on until the server stops.
+        with contextlib.suppress(ConnectError), TrackedRunServiceClientSync(server.endpoint) as client:
+            for message in client.watch_runs(run_service_pb2.WatchRunsRequest(project_id=place)):
+                seen.update({run.action.id.run.name: run.action.status.phase for run in message.runs})
+
+    threading.Thread(target=follow, daemon=True).start()
+    eventually(lambda: old in seen, "the run that is there")
+    here = sdk.succeed(examples.hello.main, whom="unseen").name
+    new = begin(server)
+    taken(server, new, said(new, "a0", "RUNNING"), said(new, "a0", "SUCCEEDED", version=1))
+    eventually(lambda: seen.get(new) == 5, "the run that is new to succeed", about=lambda: str(seen))
+    assert here not in seen
 
 
 def test_a_tracked_run_outlives_the_server(spawn, tmp_path):

@@ -147,6 +147,22 @@ pub enum Refusal {
         "action {0} is not known: the report that first names an action must say what it is (task or trace) and its parent"
     )]
     NotIntroduced(ActionName),
+    /// Too many attempts before the reported one were not reported.
+    #[error(
+        "attempt {attempt} of action {name} was reported after attempt {known}; at most {} in a row may go unreported",
+        crate::tracked::MAX_UNHEARD
+    )]
+    Unheard {
+        /// The action.
+        name: ActionName,
+        /// The reported attempt.
+        attempt: u32,
+        /// The last that was known.
+        known: u32,
+    },
+    /// Too many actions lie above it.
+    #[error("action {0} lies deeper than {max} levels below the run's first action", max = crate::tracked::MAX_DEPTH)]
+    TooDeep(ActionName),
     /// A trace that has not ended cannot be recorded.
     #[error("trace {0} must be recorded in a terminal phase")]
     TraceNotEnded(ActionName),

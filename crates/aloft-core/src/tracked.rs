@@ -111,6 +111,12 @@ pub struct TrackedReport {
     pub cache: CacheStatus,
 }
 
+/// Most attempts in a row that nobody reported on: each is kept, so that one report cannot make thousands of them.
+pub(crate) const MAX_UNHEARD: u32 = 100;
+
+/// Most actions above one: each action names them all, and nothing that a process does is nested deeper.
+pub(crate) const MAX_DEPTH: usize = 500;
+
 /// How much later than expected the next attempt may be reported: a reporter that is slow or not reached for a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -85,11 +85,12 @@ impl From<Refusal> for Failure {
             Refusal::AncestorEnded { .. } => ErrorCode::Aborted,
             Refusal::Tracked
             | Refusal::NotTracked
+            | Refusal::Unheard { .. }
             | Refusal::Ended { .. }
             | Refusal::Fenced { .. }
             | Refusal::NotReady(_)
             | Refusal::SignalledAlready(_) => ErrorCode::FailedPrecondition,
-            Refusal::TraceNotEnded(_) => ErrorCode::InvalidArgument,
+            Refusal::TraceNotEnded(_) | Refusal::TooDeep(_) => ErrorCode::InvalidArgument,
         };
         Self(ConnectError::new(code, refusal.to_string()))
     }

@@ -60,6 +60,9 @@ fn introduce(view: &dyn View, said: &Said<'_>, now: Time) -> Result<Decision, Re
     let seed = said.seed.ok_or_else(|| Refusal::NotIntroduced(said.action.clone()))?;
     let above = find_parent(view, said.parent)?;
     check_open(view, above)?;
+    if above.ancestors.len() >= tracked::MAX_DEPTH {
+        return Err(Refusal::TooDeep(said.action.clone()));
+    }
     let mut ancestors = above.ancestors.clone();
     ancestors.push(said.parent.clone());
     let began = tracked::plausible(said.began.unwrap_or(said.report.at), above.created_at, now);
@@ -96,6 +99,9 @@ fn hear(view: &dyn View, state: &ActionState, report: &TrackedReport, now: Time)
     }
     if let Some(ended) = ended_ancestor(view, state) {
         return Err(Refusal::AncestorEnded { ancestor: ended.name.clone(), phase: ended.phase });
+    }
+    if report.attempt.saturating_sub(current.number) > tracked::MAX_UNHEARD + 1 {
+        return Err(Refusal::Unheard { name: state.name.clone(), attempt: report.attempt, known: current.number });
     }
     let advances = report.attempt > current.number || phase.rank() > current.phase.rank();
     if !advances && !tells_more(state, &current.outputs, report) {

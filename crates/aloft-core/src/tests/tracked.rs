@@ -297,6 +297,24 @@ fn attempts_that_nobody_reported_have_failed() {
     assert!(state.attempts[0].error.as_ref().unwrap().message.contains("was not reported"));
     let late = of(1, said(1, 7, TrackedStep::Failed(error(true))));
     assert_eq!(world.submit(&late, at(10)), Ok(Reply::Unchanged));
+    let far = of(1, said(106, 0, TrackedStep::Running));
+    assert_eq!(world.submit(&far, at(11)), Err(Refusal::Unheard { name: name(1), attempt: 106, known: 4 }));
+    world.submit(&of(1, said(105, 0, TrackedStep::Running)), at(12)).unwrap();
+    assert_eq!(world.states[&name(1)].attempts.len(), 105);
+}
+
+#[test]
+fn what_lies_too_deep_is_refused() {
+    let mut world = begun(0);
+    let deep = |n: usize| ActionName::new(&format!("d{n}")).unwrap();
+    for n in 0..=500 {
+        let parent = if n == 0 { name(0) } else { deep(n - 1) };
+        let Command::Track { group, began, seed, report, .. } = introduce(1, 0, 0, 1, 0, TrackedStep::Running) else {
+            unreachable!()
+        };
+        let done = world.submit(&Command::Track { action: deep(n), parent, group, began, seed, report }, at(9));
+        assert_eq!(done, if n < 500 { Ok(Reply::Done) } else { Err(Refusal::TooDeep(deep(n))) });
+    }
 }
 
 #[test]
