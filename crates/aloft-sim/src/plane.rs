@@ -33,6 +33,18 @@ pub fn run_base(org: &str, project: &str, domain: &str, run: &str) -> String {
     format!("{BUCKET}/{org}/{project}/{domain}/runs/{run}")
 }
 
+impl MemoryPlane {
+    /// The message at `uri`: an empty one for no URI, none for an object that does not exist.
+    fn read<T: buffa::Message>(&self, uri: &str) -> Result<Option<T>, PlaneError> {
+        if uri.is_empty() {
+            return Ok(Some(T::default()));
+        }
+        let Some(bytes) = self.objects.lock().get(uri).cloned() else { return Ok(None) };
+        let read = T::decode_from_slice(&bytes);
+        read.map(Some).map_err(|e| PlaneError::Unavailable(e.to_string()))
+    }
+}
+
 fn unsupported(what: &str) -> PlaneError {
     PlaneError::Unsupported(format!("{what} is not part of the simulation"))
 }
@@ -41,6 +53,11 @@ fn unsupported(what: &str) -> PlaneError {
 impl DataPlane for MemoryPlane {
     fn run_base(&self, run: &RunKey) -> String {
         run_base(&run.scope.org, &run.scope.project, &run.scope.domain, &run.name)
+    }
+
+    fn tracked_base(&self, run: &RunKey) -> String {
+        let scope = &run.scope;
+        format!("{BUCKET}/{}/{}/{}/tracked-runs/{}", scope.org, scope.project, scope.domain, run.name)
     }
 
     fn owns(&self, scope: &Scope, uri: &str) -> bool {
@@ -58,6 +75,7 @@ impl DataPlane for MemoryPlane {
     async fn upload_inputs(
         &self,
         scope: &Scope,
+        base: &str,
         inputs: Inputs,
         ignored: &[String],
     ) -> Result<OffloadedInputData, PlaneError> {
@@ -68,17 +86,22 @@ impl DataPlane for MemoryPlane {
             let digest = Sha256::digest(bytes);
             digest.iter().take(12).map(|b| format!("{b:02x}")).collect::<String>()
         };
-        let uri = format!("{BUCKET}/{}/{}/{}/inputs/{}", scope.org, scope.project, scope.domain, hash(&bytes));
+        let base = match base.trim_end_matches('/') {
+            "" => format!("{BUCKET}/{}/{}/{}", scope.org, scope.project, scope.domain),
+            base => base.to_owned(),
+        };
+        let uri = format!("{base}/inputs/{}", hash(&bytes));
         self.objects.lock().insert(format!("{uri}/inputs.pb"), bytes);
         Ok(OffloadedInputData { uri, inputs_hash: hash(&counted.encode_to_bytes()), ..Default::default() })
     }
 
-    async fn read_data(&self, _: &Scope, inputs_uri: &str, outputs_uri: &str) -> Result<(Inputs, Outputs), PlaneError> {
-        let read = |uri: &str| self.objects.lock().get(uri).cloned().unwrap_or_default();
-        let damaged = |e: buffa::DecodeError| PlaneError::Unavailable(e.to_string());
-        let inputs = Inputs::decode_from_slice(&read(inputs_uri)).map_err(damaged)?;
-        let outputs = Outputs::decode_from_slice(&read(outputs_uri)).map_err(damaged)?;
-        Ok((inputs, outputs))
+    async fn read_data(
+        &self,
+        _scope: &Scope,
+        inputs_uri: &str,
+        outputs_uri: &str,
+    ) -> Result<(Option<Inputs>, Option<Outputs>), PlaneError> {
+        Ok((self.read(inputs_uri)?, self.read(outputs_uri)?))
     }
 
     async fn missing(&self, _scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError> {
