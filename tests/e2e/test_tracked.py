@@ -18,7 +18,8 @@ TRACKED = "flyteidl2.workflow.TrackedRunService"
 DATA = "flyteidl2.dataproxy.DataProxyService"
 SCOPE = {"org": "", "project": PROJECT, "domain": DOMAIN}
 PLACE = {"projectId": {"organization": "", "name": PROJECT, "domain": DOMAIN}}
-WORK = str(Path(__file__).parent / "workflows" / "tracked_work.py")
+WORKFLOWS = Path(__file__).parent / "workflows"
+WORK = ["--root-dir", str(WORKFLOWS), str(WORKFLOWS / "tracked_work.py")]
 
 
 def new_name() -> str:
@@ -66,15 +67,15 @@ def tracked_run(cli, *args: str, code: int = 0):
 
 @pytest.mark.parametrize(
     ("example", "tasks", "traces"),
-    [("hello", 11, 1), ("nested", 8, 0), ("groups", 7, 0), ("traces", 2, 5), ("caching", 9, 0), ("sync_map", None, 0)],
+    [("hello", 11, 1), ("nested", 8, 0), ("groups", 7, 0), ("traces", 2, 4), ("caching", 8, 0), ("sync_map", 6, 0)],
 )
 def test_examples_are_shown_as_they_ran(cli, sdk, server, example, tasks, traces):
-    run, _ = tracked_run(cli, f"{example}.py", "main", *(["--n", str(uuid.uuid4().int % 10**9)] if example == "caching" else []))
+    run, _ = tracked_run(cli, f"{example}.py", "main")
     actions = sdk.actions(run)
     kinds = [action.kind for action in actions]
-    assert tasks is None or (kinds.count("task"), kinds.count("trace")) == (tasks, traces), sdk.describe(run)
+    assert (kinds.count("task"), kinds.count("trace")) == (tasks, traces), sdk.describe(run)
     forgiven = [a for a in actions if a.phase != "succeeded"]
-    assert all(a.kind == "trace" and a.phase == "failed" for a in forgiven) and len(forgiven) <= 1, sdk.describe(run)
+    assert [a.phase for a in forgiven] == ["failed"] * (example in ("traces", "sync_map")), sdk.describe(run)
     known = {action.name for action in actions}
     assert all(action.parent in known for action in actions if action.name != "a0")
     assert all(action.attempts == 1 for action in actions)
@@ -88,25 +89,22 @@ def test_examples_are_shown_as_they_ran(cli, sdk, server, example, tasks, traces
             declared = interface.get(side, {}).get("variables", [])
             found = shown.get(side, {}).get("literals", [])
             if action.phase == "succeeded" or side == "inputs":
-                assert [v["key"] for v in declared] == [v["name"] for v in found], f"{side} of {action}"
+                assert {v["key"] for v in declared} == {v["name"] for v in found}, f"{side} of {action}"
 
 
 def test_the_command_line_shows_a_tracked_run(cli, sdk, server):
-    run, done = tracked_run(cli, "hello.py", "main", "--whom", "tracker", "--label", "made=here")
+    run, done = tracked_run(cli, "hello.py", "main", "--whom", "tracker")
     assert f"tracked-runs/{run}" in done.text.replace("\n", "").replace(" ", "").replace("│", "")
     assert "Kaixo, tracker!" in done.text
     (shown,) = cli("get", "run", run).python()
     assert shown["action"]["status"]["phase"] == "ACTION_PHASE_SUCCEEDED"
-    assert shown["runSpec"]["labels"] == {"values": {"made": "here"}}
     assert len(cli("get", "action", run).json()) == 12
     io = cli("get", "io", run, "a0", of=None)
     assert "{'whom': 'tracker'}" in io.text and "Kaixo, tracker!" in io.text
     greeted = [a.name for a in sdk.actions(run) if a.what.endswith("greet")]
     inputs = [json.dumps(data(server, run, name)["inputs"]) for name in greeted]
     assert sum("Klingon" in text for text in inputs) == 1
-    with pytest.raises(wire.Failed) as no_log:
-        wire.stream(server, f"{DATA}/TailLogs", {"actionId": action_id(run, "a0"), "attempt": 1})
-    assert no_log.value.code == "failed_precondition" and "where it runs" in no_log.value.message
+    assert "only reported" in cli("get", "logs", run, of=None).text
 
 
 def test_errors_are_told_as_their_authors_wrote_them(cli, server):
@@ -126,7 +124,7 @@ def test_an_error_that_must_not_be_tried_again_is_final_at_once(cli, sdk, server
 
 
 def test_a_failed_attempt_is_not_the_end(cli, sdk, server, tmp_path):
-    run, _ = tracked_run(cli, WORK, "stumble", "--marks", str(tmp_path))
+    run, _ = tracked_run(cli, *WORK, "stumble", "--marks", str(tmp_path))
     assert phase(server, run) == "SUCCEEDED"
     (wobbly,) = [a for a in sdk.actions(run) if a.what.endswith("wobbly")]
     assert (wobbly.phase, wobbly.attempts) == ("succeeded", 3)
@@ -152,7 +150,7 @@ def html(server, run: str, action: str = "a0") -> str:
 def busy(cli, server, tmp_path):
     """A run whose child waits for the file `go` in a directory: its name, its process, the directory."""
     name = new_name()
-    args = ["run", "--local", "--tracked", "--tracked-strict", "--name", name, WORK, "busy", "--marks", str(tmp_path)]
+    args = ["run", "--local", "--tracked", "--tracked-strict", "--name", name, *WORK, "busy", "--marks", str(tmp_path)]
     process = cli.follow(*args)
 
     def napping() -> str | None:

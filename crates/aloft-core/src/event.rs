@@ -380,6 +380,8 @@ fn follow(state: &mut ActionState, phase: Phase, at: Time, retry_at: Option<Time
 
 /// Ends the action, and the attempt under way, as aborted.
 pub(crate) fn end_aborted(state: &mut ActionState, at: Time, by: EndedBy, below: &EndedBelow) {
+    // Reporters say of an action what happened after the end of one above it, if that was not heard yet.
+    let at = at.max(state.last_time());
     if let Some(attempt) = state.attempts.last_mut().filter(|a| !a.phase.is_terminal()) {
         let reason = if below.is_empty() { by.reason.clone() } else { format!("{}; {}", by.reason, below.words()) };
         enter(attempt, Phase::Aborted, at, &reason);

@@ -6,8 +6,8 @@ use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progr
 
 /// How many phrases most sequences have, and how many some. Most defects need fewer than ten steps; a run that is tried,
 /// retried, aborted and found again after restarts takes more.
-const SHORT: usize = 10;
-const LONG: usize = 30;
+const SHORT: usize = 8;
+const LONG: usize = 24;
 
 /// Whose hands move the tasks of the server that is driven, which decides what steps make sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub fn sequence(hands: Hands) -> BoxedStrategy<Vec<Step>> {
 }
 
 fn some<S: Strategy<Value = Vec<Step>>>(phrase: fn() -> S) -> impl Strategy<Value = Vec<Step>> {
-    let phrases = prop_oneof![6 => vec(phrase(), 1..=SHORT), 1 => vec(phrase(), SHORT..=LONG)];
+    let phrases = prop_oneof![8 => vec(phrase(), 1..=SHORT), 1 => vec(phrase(), SHORT..=LONG)];
     phrases.prop_map(|phrases| phrases.concat())
 }
 

@@ -20,7 +20,6 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_plane::{AttemptId, LogStream, PlaneError};
 use aloft_store::StoreError;
 use buffa::Message as _;
-use connectrpc::{ConnectError, ErrorCode};
 use futures::{Stream, StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +87,8 @@ pub(super) async fn action_data(control: &Control, id: Option<&ActionIdentifier>
     };
     let inputs = match inputs {
         Some(inputs) => inputs,
-        // Who starts a task that takes nothing need not write that down.
+        // Who starts a task that takes nothing need not write that down, and a reporter need not upload anything.
+        None if state.is_tracked() => Inputs::default(),
         None if takes_nothing(control, &state).await? => Inputs::default(),
         None => return Err(gone("inputs", &inputs_uri)),
     };
@@ -187,12 +187,6 @@ fn bundle_uri(spec: &TaskSpec, of: &str) -> Answer<String> {
 async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32) -> Answer<LogStream> {
     let (run, action): (RunKey, ActionName) = control.action_id(id)?;
     let state = run::find_action(control, &run, &action).await?;
-    if state.is_tracked() {
-        return Err(ConnectError::new(
-            ErrorCode::FailedPrecondition,
-            format!("action {action} is not run by Aloft but only reported: its output is where it runs"),
-        ));
-    }
     let found = match attempt {
         0 => state.attempts.last(),
         number => state.attempts.iter().find(|a| a.number == number),
@@ -201,6 +195,9 @@ async fn open_log(control: &Control, id: Option<&ActionIdentifier>, attempt: u32
         return Err(not_found(format!("action {action} has no attempt {attempt}, so there is no log")));
     };
     let at = found.ended_at.unwrap_or_else(|| found.created_at());
+    if state.is_tracked() {
+        return Ok(said(at, "This action is not run by Aloft but only reported, so its log is where it runs."));
+    }
     if state.task().is_some_and(|task| aloft_plane::is_inline(&task.task.task_type)) {
         return Ok(said(at, "This task is done by Aloft itself, without a process, so it writes no log."));
     }
