@@ -42,7 +42,8 @@ const REACHED: &[&str] = &[
 fn ten_thousand_sequences_break_no_rule() {
     let count = std::env::var("ALOFT_SEQUENCES").ok().and_then(|n| n.parse().ok()).unwrap_or(SEQUENCES);
     match search::many(None, 0, count, search::cores(), |_| ()) {
-        Ok(reached) if count < SEQUENCES => println!("{reached}"),
+        // A few do not reach everything.
+        Ok(_) if count < SEQUENCES => {}
         Ok(reached) => REACHED.iter().for_each(|what| assert!(reached.of(what) > 10, "hardly a {what}:\n{reached}")),
         Err(failure) => panic!("{failure}"),
     }

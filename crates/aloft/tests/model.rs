@@ -28,7 +28,8 @@ fn three_hundred_sequences_over_the_port_break_no_rule() {
     let count = std::env::var("ALOFT_PORT_SEQUENCES").ok().and_then(|n| n.parse().ok()).unwrap_or(SEQUENCES);
     let binary = Path::new(env!("CARGO_BIN_EXE_aloft"));
     match search::many(Some(binary), 0, count, search::cores(), |_| ()) {
-        Ok(reached) if count < SEQUENCES => println!("{reached}"),
+        // A few do not reach everything.
+        Ok(_) if count < SEQUENCES => {}
         Ok(reached) => REACHED.iter().for_each(|what| assert!(reached.of(what) > 10, "hardly a {what}:\n{reached}")),
         Err(failure) => panic!("{failure}"),
     }
