@@ -4,10 +4,10 @@ use proptest::{collection::vec, option, prelude::*};
 
 use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
 
-/// How long most sequences are, and how long some. Most defects need fewer than ten steps; a run that is tried, retried,
-/// aborted and found again after restarts takes more.
-const SHORT: usize = 16;
-const LONG: usize = 40;
+/// How many phrases most sequences have, and how many some. Most defects need fewer than ten steps; a run that is tried,
+/// retried, aborted and found again after restarts takes more.
+const SHORT: usize = 8;
+const LONG: usize = 24;
 
 /// Whose hands move the tasks of the server that is driven, which decides what steps make sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +21,14 @@ pub enum Hands {
 /// Sequences for a server whose tasks are moved by `hands`.
 pub fn sequence(hands: Hands) -> BoxedStrategy<Vec<Step>> {
     match hands {
-        Hands::Ours => begun(some(step)).boxed(),
-        Hands::Theirs => begun(some(step_of_clients)).boxed(),
+        Hands::Ours => begun(some(phrase)).boxed(),
+        Hands::Theirs => begun(some(|| step_of_clients().prop_map(|step| vec![step]))).boxed(),
     }
 }
 
-fn some<S: Strategy<Value = Step>>(step: fn() -> S) -> impl Strategy<Value = Vec<Step>> {
-    prop_oneof![4 => vec(step(), 1..=SHORT), 1 => vec(step(), SHORT..=LONG)]
+fn some<S: Strategy<Value = Vec<Step>>>(phrase: fn() -> S) -> impl Strategy<Value = Vec<Step>> {
+    let phrases = prop_oneof![8 => vec(phrase(), 1..=SHORT), 1 => vec(phrase(), SHORT..=LONG)];
+    phrases.prop_map(|phrases| phrases.concat())
 }
 
 /// A run with a few actions, and then the rest: most steps need something to be about.
@@ -35,6 +36,26 @@ fn begun(rest: impl Strategy<Value = Vec<Step>>) -> impl Strategy<Value = Vec<St
     let first = vec(create().prop_map(Step::Do), 1..=1);
     let children = vec(enqueue().prop_map(Step::Do), 0..=4);
     (first, children, rest).prop_map(|(first, children, rest)| [first, children, rest].concat())
+}
+
+/// One step, or a few that mean more together.
+fn phrase() -> impl Strategy<Value = Vec<Step>> {
+    let lease = || (worker(), 1u8..5).prop_map(|(worker, max)| Step::Do(Command::Lease { worker, max }));
+    let report = |(lease, progress)| Step::Do(Command::Report { lease, progress });
+    let running = || (lease_back(), Just(Progress::Running)).prop_map(report);
+    let ended = || (lease_back(), progress()).prop_map(report);
+    prop_oneof![
+        12 => step().prop_map(|step| vec![step]),
+        // Time passes, and what it ends ends.
+        2 => wait().prop_map(|wait| vec![Step::Wait(wait), Step::CheckLimits]),
+        // Work is taken, and some of it begins.
+        2 => (lease(), running()).prop_map(|(lease, running)| vec![lease, running]),
+        // It is taken, begins and ends, or takes too long.
+        1 => (lease(), running(), wait(), ended())
+            .prop_map(|(lease, running, wait, ended)| vec![lease, running, Step::Wait(wait), Step::CheckLimits, ended]),
+        // It ends, and what follows is taken when its time has come.
+        1 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -69,8 +90,8 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         14 => request(),
         8 => (worker(), 1u8..5).prop_map(|(worker, max)| Command::Lease { worker, max }),
-        16 => (lease(), progress()).prop_map(|(lease, progress)| Command::Report { lease, progress }),
-        1 => (lease(), forgery()).prop_map(|(lease, how)| Command::Forge { lease, how }),
+        16 => (lease_back(), progress()).prop_map(|(lease, progress)| Command::Report { lease, progress }),
+        1 => (lease_back(), forgery()).prop_map(|(lease, how)| Command::Forge { lease, how }),
     ]
 }
 
@@ -81,7 +102,7 @@ fn request() -> impl Strategy<Value = Command> {
 
 /// What can be asked again by a client that lost the answer.
 fn lossy() -> impl Strategy<Value = Command> {
-    let report = (lease(), progress()).prop_map(|(lease, progress)| Command::Report { lease, progress });
+    let report = (lease_back(), progress()).prop_map(|(lease, progress)| Command::Report { lease, progress });
     prop_oneof![3 => lossy_request(), 2 => report]
 }
 
@@ -128,7 +149,7 @@ fn worker() -> impl Strategy<Value = u8> {
 }
 
 /// Mostly the newest leases.
-fn lease() -> impl Strategy<Value = u8> {
+fn lease_back() -> impl Strategy<Value = u8> {
     prop_oneof![3 => 0u8..2, 2 => 0u8..8]
 }
 

@@ -19,4 +19,5 @@ pub mod seen;
 pub mod server;
 pub mod spec;
 pub mod step;
+pub mod tally;
 pub mod watching;

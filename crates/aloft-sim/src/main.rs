@@ -68,7 +68,8 @@ fn simulate(args: &Args) -> Result<(), String> {
             say(format!("{done} of {} played, {rate:.0} a second", args.count));
         }
     };
-    search::many(args.binary.as_deref(), seed, args.count, jobs, done).map_err(|failure| failure.to_string())
+    let reached = search::many(args.binary.as_deref(), seed, args.count, jobs, done);
+    reached.map(|tally| say(tally.to_string())).map_err(|failure| failure.to_string())
 }
 
 /// A number that is another one each time.

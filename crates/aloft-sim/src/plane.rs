@@ -33,6 +33,18 @@ pub fn run_base(org: &str, project: &str, domain: &str, run: &str) -> String {
     format!("{BUCKET}/{org}/{project}/{domain}/runs/{run}")
 }
 
+impl MemoryPlane {
+    /// The message at `uri`: an empty one for no URI, none for an object that does not exist.
+    fn read<T: buffa::Message>(&self, uri: &str) -> Result<Option<T>, PlaneError> {
+        if uri.is_empty() {
+            return Ok(Some(T::default()));
+        }
+        let Some(bytes) = self.objects.lock().get(uri).cloned() else { return Ok(None) };
+        let read = T::decode_from_slice(&bytes);
+        read.map(Some).map_err(|e| PlaneError::Unavailable(e.to_string()))
+    }
+}
+
 fn unsupported(what: &str) -> PlaneError {
     PlaneError::Unsupported(format!("{what} is not part of the simulation"))
 }
@@ -44,7 +56,8 @@ impl DataPlane for MemoryPlane {
     }
 
     fn tracked_base(&self, run: &RunKey) -> String {
-        format!("{BUCKET}/{}/tracked/{}", run.scope, run.name)
+        let scope = &run.scope;
+        format!("{BUCKET}/{}/{}/{}/tracked-runs/{}", scope.org, scope.project, scope.domain, run.name)
     }
 
     fn owns(&self, scope: &Scope, uri: &str) -> bool {
@@ -73,25 +86,22 @@ impl DataPlane for MemoryPlane {
             let digest = Sha256::digest(bytes);
             digest.iter().take(12).map(|b| format!("{b:02x}")).collect::<String>()
         };
-        let own = format!("{BUCKET}/{}/{}/{}", scope.org, scope.project, scope.domain);
-        let uri = format!("{}/inputs/{}", if base.is_empty() { &own } else { base }, hash(&bytes));
+        let base = match base.trim_end_matches('/') {
+            "" => format!("{BUCKET}/{}/{}/{}", scope.org, scope.project, scope.domain),
+            base => base.to_owned(),
+        };
+        let uri = format!("{base}/inputs/{}", hash(&bytes));
         self.objects.lock().insert(format!("{uri}/inputs.pb"), bytes);
         Ok(OffloadedInputData { uri, inputs_hash: hash(&counted.encode_to_bytes()), ..Default::default() })
     }
 
     async fn read_data(
         &self,
-        _: &Scope,
+        _scope: &Scope,
         inputs_uri: &str,
         outputs_uri: &str,
     ) -> Result<(Option<Inputs>, Option<Outputs>), PlaneError> {
-        let read = |uri: &str| {
-            if uri.is_empty() { Some(Bytes::new()) } else { self.objects.lock().get(uri).cloned() }
-        };
-        let damaged = |e: buffa::DecodeError| PlaneError::Unavailable(e.to_string());
-        let inputs = read(inputs_uri).map(|b| Inputs::decode_from_slice(&b)).transpose().map_err(damaged)?;
-        let outputs = read(outputs_uri).map(|b| Outputs::decode_from_slice(&b)).transpose().map_err(damaged)?;
-        Ok((inputs, outputs))
+        Ok((self.read(inputs_uri)?, self.read(outputs_uri)?))
     }
 
     async fn missing(&self, _scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError> {

@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{Place, RunId},
-    model::Model,
+    model::{Model, Run},
     step::NOBODY,
 };
 
@@ -59,12 +59,20 @@ impl Scene {
         }
     }
 
-    /// Action name number `n`.
-    pub fn action(&self, n: u8) -> String {
+    /// The action name that parents give by number; 0 is the root's, which is not theirs to give.
+    pub fn action_name(&self, n: u8) -> String {
         match n {
             0 => aloft_core::ROOT_ACTION.to_owned(),
-            NOBODY => "nobody".to_owned(),
             n => format!("x{n}"),
+        }
+    }
+
+    /// Action number `n` of those of `run` that exist; the root is the first.
+    pub fn action(&self, n: u8, run: &RunId, model: &Model) -> String {
+        let names = model.run(run).map(Run::names).unwrap_or_default();
+        match names.get(usize::from(n) % names.len().max(1)) {
+            Some(name) if n != NOBODY => (*name).clone(),
+            _ => "nobody".to_owned(),
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     server::{Server, VirtualClock},
     spec,
     step::Step,
+    tally::Tally,
 };
 
 /// Sequences that share one database file. Keeps the file small, so that the lists of a sequence stay quick.
@@ -104,6 +105,7 @@ pub struct Bench {
     /// The program to start; none drives a server in this process.
     binary: Option<PathBuf>,
     stage: RefCell<Option<Stage>>,
+    tally: RefCell<Tally>,
 }
 
 /// A server with the file it lives on.
@@ -143,7 +145,7 @@ impl Bench {
     pub fn new(binary: Option<&Path>) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| e.to_string())?;
-        Ok(Self { runtime, binary: binary.map(Path::to_owned), stage: RefCell::new(None) })
+        Ok(Self { runtime, binary: binary.map(Path::to_owned), stage: RefCell::default(), tally: RefCell::default() })
     }
 
     /// Who moves the tasks of its server.
@@ -169,10 +171,10 @@ impl Bench {
         let number = stage.number;
         let played = self.runtime.block_on(player::play(&mut stage.host, number, steps, fault));
         // What a failure leaves behind must not be in the way of the next sequence.
-        if played.is_ok() {
-            *self.stage.borrow_mut() = Some(stage);
-        }
-        played
+        let reached = played?;
+        *self.stage.borrow_mut() = Some(stage);
+        self.tally.borrow_mut().add(&reached);
+        Ok(())
     }
 
     /// Ends the server, and looks into its files for what must not be there.
@@ -192,7 +194,8 @@ impl Bench {
     }
 }
 
-/// Plays the sequences of the `count` seeds from `first` on `jobs` threads, and says after each how many are done.
+/// Plays the sequences of the `count` seeds from `first` on `jobs` threads, and says after each how many are done. Returns
+/// what they have reached.
 ///
 /// # Errors
 /// The first failure, as small as it could be made.
@@ -202,7 +205,8 @@ pub fn many(
     count: u64,
     jobs: usize,
     done: impl Fn(u64) + Sync,
-) -> Result<(), Box<Failure>> {
+) -> Result<Tally, Box<Failure>> {
+    let reached = Mutex::new(Tally::default());
     let (next, played) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = Mutex::new(None);
     let work = || {
@@ -221,6 +225,7 @@ pub fn many(
             }
             done(played.fetch_add(1, Ordering::Relaxed) + 1);
         }
+        reached.lock().add(&bench.tally.borrow());
         if let Err(violation) = bench.close() {
             let what = violation.to_string();
             failed.lock().get_or_insert_with(|| Box::new(Failure { seed: first, steps: Vec::new(), what }));
@@ -232,7 +237,7 @@ pub fn many(
             scope.spawn(|| with_room(work));
         }
     });
-    failed.into_inner().map_or(Ok(()), Err)
+    failed.into_inner().map_or_else(|| Ok(reached.into_inner()), Err)
 }
 
 /// Runs `work` with room for the deep calls of an unoptimised build.

@@ -13,6 +13,7 @@ use crate::{
     model::Model,
     rules::{Check, bounds, log, streams, views},
     seen::{Details, Shown},
+    tally::Tally,
     watching::{Heard, Item, message},
 };
 
@@ -33,7 +34,7 @@ struct Audit {
 
 impl Player<'_> {
     /// Compares everything as it stands, then ends what still lives and compares again.
-    pub(super) async fn finish(mut self) -> Check {
+    pub(super) async fn finish(mut self) -> Check<Tally> {
         // What the server's own worker moves, agrees only when it has come to rest. Of the rest every other sequence is
         // audited as it stands, with records that have not followed yet, and every other one after its end.
         let as_it_stands = self.ours() && self.asked.len().is_multiple_of(2);
@@ -41,7 +42,9 @@ impl Player<'_> {
         self.end_all().await?;
         let audit = self.audit(before.as_ref()).await?;
         self.all_is_over(&audit)?;
-        self.all_revocations_are_heard().await
+        self.all_revocations_are_heard().await?;
+        audit.details.values().for_each(|details| self.tally.ended(details));
+        Ok(self.tally)
     }
 
     /// Compares every view of every action. What had ended at the audit `before` and is listed as it was then, is not

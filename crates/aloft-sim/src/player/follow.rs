@@ -27,6 +27,7 @@ impl Player<'_> {
         if exists && self.watchings.len() < MOST {
             let watching = Watching::open(&self.client, watched).await?;
             self.watchings.push(watching);
+            self.tally.count("watched");
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use crate::{
     scene::Scene,
     seen::{Details, Shown},
     step::{Command, Forgery, Naming, Step, Watch},
+    tally::Tally,
     watching::Watching,
 };
 
@@ -50,6 +51,7 @@ pub struct Player<'h> {
     furnished: HashSet<String>,
     watchings: Vec<Watching>,
     hearing: work::Hearing,
+    tally: Tally,
     fault: Fault,
 }
 
@@ -85,7 +87,7 @@ impl Memory {
 ///
 /// # Errors
 /// The first rule that did not hold.
-pub async fn play(host: &mut Host, number: u64, steps: &[Step], fault: Fault) -> Check {
+pub async fn play(host: &mut Host, number: u64, steps: &[Step], fault: Fault) -> Check<Tally> {
     let mut player = Player::new(host, number, fault).await?;
     for step in steps {
         player.step(step).await?;
@@ -115,6 +117,7 @@ impl<'h> Player<'h> {
             furnished: HashSet::from([first]),
             watchings: Vec::new(),
             hearing: work::Hearing::default(),
+            tally: Tally::default(),
             fault,
         };
         player.fault.beside(&player.host.database());
@@ -177,19 +180,25 @@ impl<'h> Player<'h> {
                 },
                 work: work.clone(),
             },
-            Command::Enqueue { run, action, parent, kind, old } => Request::Enqueue {
-                action: scene.run(*run, model).action(&scene.action(*action)),
-                parent: scene.action(*parent),
-                kind: kind.clone(),
-                group: if *old { String::new() } else { "group".to_owned() },
-                old: *old,
-            },
-            Command::Abort { run, action, via } => Request::Abort {
-                run: scene.run(*run, model),
-                action: action.map(|n| scene.action(n)),
-                reason: format!("abort number {}", self.asked.len()),
-                via: *via,
-            },
+            Command::Enqueue { run, action, parent, kind, old } => {
+                let run = scene.run(*run, model);
+                Request::Enqueue {
+                    parent: scene.action(*parent, &run, model),
+                    action: run.action(&scene.action_name(*action)),
+                    kind: kind.clone(),
+                    group: if *old { String::new() } else { "group".to_owned() },
+                    old: *old,
+                }
+            }
+            Command::Abort { run, action, via } => {
+                let run = scene.run(*run, model);
+                Request::Abort {
+                    action: action.map(|n| scene.action(n, &run, model)),
+                    run,
+                    reason: format!("abort number {}", self.asked.len()),
+                    via: *via,
+                }
+            }
             Command::Lease { worker, max } => Request::Lease { worker: work::worker(*worker), max: usize::from(*max) },
             Command::Report { lease, progress } => {
                 Request::Report { lease: self.lease(*lease)?, progress: progress.clone() }
@@ -219,6 +228,7 @@ impl<'h> Player<'h> {
             None => self.send(&really).await?,
         };
         let answer = self.fault.answer(&request, answer);
+        self.tally.answered(&request, &answer);
         self.keep(&answer)?;
         self.beliefs.answered(Asked { request: &request, at, alone: true }, &answer)?;
         self.look_after(&request, &answer).await?;
@@ -250,6 +260,7 @@ impl<'h> Player<'h> {
         let at = self.host.now();
         let answers = join_all(requests.iter().map(|request| self.send(request))).await;
         let answers = answers.into_iter().collect::<Check<Vec<_>>>()?;
+        self.tally.count("raced");
         let asked: Vec<_> = requests
             .iter()
             .zip(answers)
@@ -293,6 +304,7 @@ impl<'h> Player<'h> {
         self.furnish(&request).await?;
         let at = self.host.now();
         let answer = self.send_and_kill(&request).await?;
+        self.tally.count(if answer == Answer::Lost { "cut: lost" } else { "cut: answered" });
         self.restart().await?;
         let unnamed = matches!(request, Request::Create { name: Name::ForRequest(_), .. });
         if unnamed && answer == Answer::Lost {
@@ -309,6 +321,7 @@ impl<'h> Player<'h> {
     }
 
     async fn restart(&mut self) -> Check {
+        self.tally.count("restarted");
         let between = self.fault.between();
         self.host.restart(between).await
     }
@@ -391,13 +404,17 @@ impl<'h> Player<'h> {
 
     async fn watch(&mut self, watch: &Watch) -> Check {
         let (scene, model) = (&self.scene, self.model());
+        let action = |run: &u8, action: &u8| {
+            let run = scene.run(*run, model);
+            run.action(&scene.action(*action, &run, model))
+        };
         let watched = match watch {
             Watch::Children { run, parent, old } => {
-                let parent = scene.run(*run, model).action(&scene.action(*parent));
+                let parent = action(run, parent);
                 if *old { Watched::ChildrenOld(parent) } else { Watched::Children(parent) }
             }
             Watch::Actions { run } => Watched::Actions(scene.run(*run, model)),
-            Watch::Action { run, action } => Watched::Action(scene.run(*run, model).action(&scene.action(*action))),
+            Watch::Action { run, action: of } => Watched::Action(action(run, of)),
             Watch::Run { run } => Watched::Run(scene.run(*run, model)),
             Watch::Runs { place } => Watched::Runs(scene.place(*place)),
         };

@@ -175,7 +175,8 @@ impl Player<'_> {
     }
 
     /// Every holder of an attempt that ended by another hand hears of it.
-    pub(super) async fn all_revocations_are_heard(&self) -> Check {
+    pub(super) async fn all_revocations_are_heard(&mut self) -> Check {
+        let mut revoked = 0;
         for lease in &self.leases {
             let action = self.model().run(&lease.action.run).and_then(|run| run.actions.get(&lease.action.name));
             let attempt = action.and_then(|a| a.attempts.iter().find(|a| a.number == lease.attempt));
@@ -191,7 +192,9 @@ impl Player<'_> {
             };
             let heard = tokio::time::timeout(self.fault.patience(), wait).await.is_ok();
             leases::rule_6_revocations_reach_the_holder(lease, heard)?;
+            revoked += 1;
         }
+        (0..revoked).for_each(|_| self.tally.count("revoked"));
         Ok(())
     }
 

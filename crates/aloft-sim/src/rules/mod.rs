@@ -1,9 +1,10 @@
 //! The invariants of `design.md`, one function each, named after the rule it asserts. A broken one is a [`Violation`] that
 //! carries that name.
 //!
-//! Rule 2 (a pure core) is what makes the rest possible and has its own check in `twin.rs`: the same requests at the same
-//! times end the same, with and without restarts. Rule 8 is about Kubernetes; its one sentence that holds here, that no
-//! poll sits between a change and who watches it, is asserted in [`streams`].
+//! Rule 2 (a pure core) has no function of its own: that every answer and every view is the one which the model derives
+//! from requests and times alone, whatever restarts, watches and reconcilers came between, is what it asks for. Rule 8 is
+//! about Kubernetes; its one sentence that holds here, that no poll sits between a change and who watches it, is asserted
+//! in [`streams`].
 
 pub mod answers;
 pub mod bounds;

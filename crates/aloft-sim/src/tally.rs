@@ -1,0 +1,67 @@
+//! What sequences have reached, to see that they reach what they should.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    ids::Request,
+    rules::answers::{Answer, Reply},
+    seen::Details,
+};
+
+/// How often what was reached.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(BTreeMap<String, u64>);
+
+impl Tally {
+    /// Counts one.
+    pub fn count(&mut self, what: impl Into<String>) {
+        *self.0.entry(what.into()).or_default() += 1;
+    }
+
+    /// Counts a request by its answer.
+    pub fn answered(&mut self, request: &Request, answer: &Answer) {
+        let kind = match request {
+            Request::Create { .. } => "create",
+            Request::Enqueue { .. } => "enqueue",
+            Request::Abort { .. } => "abort",
+            Request::Lease { .. } => "lease",
+            Request::Report { .. } => "report",
+        };
+        let how = match answer {
+            Answer::Done(Reply::Leased(granted)) if granted.is_empty() => "nothing",
+            Answer::Done(_) => "done",
+            Answer::Refused(refused) => refused.code.as_str(),
+            Answer::Lost => "lost",
+        };
+        self.count(format!("{kind}: {how}"));
+    }
+
+    /// Counts an action by its end.
+    pub fn ended(&mut self, details: &Details) {
+        self.count(format!("ended: {}", details.shown.phase.words()));
+        if details.attempts.len() > 1 {
+            self.count("ended: after a retry");
+        }
+        if let Some(error) = &details.error {
+            self.count(format!("error: {}", error.code));
+        }
+    }
+
+    /// Adds what others have reached.
+    pub fn add(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            *self.0.entry(what.clone()).or_default() += count;
+        }
+    }
+
+    /// How often `what` was reached.
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(what, count)| writeln!(f, "{count:>10} {what}"))
+    }
+}
