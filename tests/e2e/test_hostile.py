@@ -457,7 +457,7 @@ REQUIRED = [
     (f"{DATA}/CreateUploadLocation", {}, "project"),
     (f"{DATA}/UploadInputs", {}, "id: run_id or project_id is required"),
     (f"{DATA}/UploadInputs", {"projectId": HERE}, "task: task_spec or task_id is required"),
-    (f"{DATA}/CreateDownloadLink", {}, "source: action_attempt_id or task_id is required"),
+    (f"{DATA}/CreateDownloadLink", {}, "action_attempt_id: is required, unless a task_id names"),
     (f"{DATA}/GetActionData", {}, "action_id: is required"),
     (f"{IMAGES}/GetImage", {}, "id.name: is required"),
     (f"{IMAGES}/GetImage", {"id": {"name": "x"}}, "project_id: is required"),

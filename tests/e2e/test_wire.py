@@ -75,7 +75,8 @@ def test_a_unary_rpc_answers(server, call):
     (answer,) = call(server, f"{PROJECTS}/GetProject", project.GetProjectRequest(id="flytesnacks"))
     if isinstance(answer, bytes):
         found = project.GetProjectResponse.FromString(answer).project
-        assert (found.id, [d.id for d in found.domains]) == ("flytesnacks", ["development", "staging", "production"])
+        # Other tests of this server add domains behind the first three.
+        assert (found.id, [d.id for d in found.domains][:3]) == ("flytesnacks", ["development", "staging", "production"])
     else:
         assert answer["project"]["id"] == "flytesnacks"
 
