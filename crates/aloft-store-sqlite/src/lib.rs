@@ -8,7 +8,6 @@
 
 mod cache;
 mod error;
-mod hub;
 mod lanes;
 mod list;
 mod listed;
@@ -30,9 +29,10 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged, OfferPlace, Offered,
+    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
     Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
     SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
+    sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,11 +40,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, functions::FunctionFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use self::{
-    hub::Hub,
-    list::Next,
-    writer::{Job, RecordJob},
-};
+use self::writer::{Job, RecordJob};
 
 /// Where the time of events comes from.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;

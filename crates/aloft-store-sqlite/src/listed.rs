@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use aloft_core::{ActionName, ActionState, ErrorKind, Phase, RunKey, Scope, Subject, Time};
 use aloft_store::{
-    Field, Filter, LatestRun, ListQuery, ListScope, Listed, Outline, OutlineItem, RunChanges, RunRecord, RunRow,
-    RunSummary, RunTotals, TaskRow, error_index,
+    Cursor, Field, Filter, LatestRun, ListQuery, ListScope, Listed, Outline, OutlineItem, RunChanges, RunRecord,
+    RunRow, RunSummary, RunTotals, TaskRow, error_index,
+    sql::{self, Next, Source, Sql},
 };
-use rusqlite::{Connection, Row, types::Value};
+use rusqlite::{Connection, Row};
 
 use crate::{
     error::{self, from_sqlite},
-    list::{self, Next, Source, Sql},
+    list::{self, DIALECT},
     read::{self, Result, action_name, get, run_info, run_key},
     writer::decode_state,
 };
@@ -29,7 +30,7 @@ fn push_scope(sql: &mut Sql, alias: &str, scope: &ListScope) {
 fn scoped(of: Listed, from: &'static str, alias: &'static str, id: &'static str, scope: &ListScope) -> Source {
     let mut within = Sql::default();
     push_scope(&mut within, alias, scope);
-    Source { of, with: Sql::default(), from, id, within, lost: false, scope: format!("{scope:?}") }
+    Source { dialect: &DIALECT, of, with: Sql::default(), from, id, within, lost: false, scope: format!("{scope:?}") }
 }
 
 fn phase(row: &Row<'_>, column: usize) -> Result<Phase> {
@@ -54,14 +55,14 @@ fn runs(scope: &ListScope) -> Source {
 fn run_rows(db: &Connection, ids: &[i64]) -> Result<Vec<RunRow>> {
     let mut sql = Sql::new(
         "SELECT b.org, b.project, b.domain, b.name, b.created_at, b.info, a.state, r.changed
-         FROM json_each(",
+         FROM ",
     );
-    sql.text(&list::ids_json(ids));
+    DIALECT.push_ids(&mut sql, ids);
     sql.push(
-        ") j CROSS JOIN runs b ON b.id = j.value CROSS JOIN run_index r ON r.id = b.id
+        " j CROSS JOIN runs b ON b.id = j.value CROSS JOIN run_index r ON r.id = b.id
          CROSS JOIN actions a ON a.run_id = b.id AND a.name = 'a0' ORDER BY j.key",
     );
-    sql.rows(db, |row| {
+    list::rows(db, &sql, |row| {
         let run = RunRecord {
             key: run_key(row, 0)?,
             created_at: Time::from_micros(get(row, 4)?),
@@ -98,9 +99,9 @@ pub(crate) fn runs_changed(
     let source = scoped(Listed::Runs, "run_index r INDEXED BY run_index_by_change", "r", "r.id", scope);
     let mut sql = source.select_with(filters, "r.id");
     sql.push(" AND r.changed > ");
-    sql.bind(Value::Integer(after.cast_signed()));
+    sql.bind(Cursor::Int(after.cast_signed()));
     sql.push(&format!(" ORDER BY r.changed LIMIT {limit}"));
-    let found = sql.rows(db, |row| Ok((get::<i64>(row, 0)?, get::<bool>(row, 1)?)))?;
+    let found = list::rows(db, &sql, |row| Ok((get::<i64>(row, 0)?, get::<bool>(row, 1)?)))?;
     let ids: Vec<_> = found.iter().map(|(id, _)| *id).collect();
     let rows = run_rows(db, &ids)?;
     let upto = match rows.last() {
@@ -123,9 +124,9 @@ pub(crate) fn run_totals(db: &Connection, scope: &ListScope, filters: &[Filter])
         "r.task_name, r.phase, r.created_by, r.error_kind, count(*), count(r.ended_at), sum(r.duration_ms),
          count(r.started_at), sum(max(r.started_at - r.created_at, 0) / 1000), max(r.ended_at), max(r.id)",
     );
-    list::push_filters(&mut sql, &source, filters);
+    sql::push_filters(&mut sql, &source, filters);
     sql.push(" GROUP BY 1, 2, 3, 4");
-    let groups = sql.rows(db, |row| {
+    let groups = list::rows(db, &sql, |row| {
         let sums = (number(row, 5)?, number(row, 6)?, number(row, 7)?, number(row, 8)?, time(row, 9)?);
         let key = (get::<String>(row, 0)?, phase(row, 1)?, get::<String>(row, 2)?, error_kind(row, 3)?);
         Ok((key, number(row, 4)?, sums, get::<i64>(row, 10)?))
@@ -149,9 +150,9 @@ pub(crate) fn run_totals(db: &Connection, scope: &ListScope, filters: &[Filter])
     }
     let mut sql = source
         .select("r.org, r.project, r.domain, r.name, r.task_name, r.created_by, r.phase, r.created_at, r.started_at");
-    list::push_filters(&mut sql, &source, filters);
+    sql::push_filters(&mut sql, &source, filters);
     sql.push(" AND r.ended_at IS NULL");
-    totals.live = sql.rows(db, |row| {
+    totals.live = list::rows(db, &sql, |row| {
         Ok(RunSummary {
             run: run_key(row, 0)?,
             task_name: get(row, 4)?,
@@ -169,10 +170,10 @@ pub(crate) fn run_totals(db: &Connection, scope: &ListScope, filters: &[Filter])
 
 /// Who started these runs.
 fn subjects(db: &Connection, runs: &[i64]) -> Result<Vec<Subject>> {
-    let mut sql = Sql::new("SELECT b.info FROM runs b WHERE b.id IN (SELECT value FROM json_each(");
-    sql.text(&list::ids_json(runs));
-    sql.push("))");
-    sql.rows(db, |row| Ok(run_info(&get::<Vec<u8>>(row, 0)?)?.created_by))
+    let mut sql = Sql::new("SELECT b.info FROM runs b WHERE b.id IN (SELECT value FROM ");
+    DIALECT.push_ids(&mut sql, runs);
+    sql.push(")");
+    list::rows(db, &sql, |row| Ok(run_info(&get::<Vec<u8>>(row, 0)?)?.created_by))
 }
 
 // === Actions ===
@@ -183,9 +184,9 @@ fn actions<'f>(db: &Connection, run: &RunKey, run_id: i64, asked: impl Iterator<
     let mut asked = asked;
     let lost = asked.any(|f| matches!(f, Field::Phase | Field::EndedAt | Field::Duration)) && has_lost(db, run_id)?;
     let mut within = Sql::new(" AND r.id = ");
-    within.bind(Value::Integer(run_id));
+    within.bind(Cursor::Int(run_id));
     within.push(" AND a.run_id = ");
-    within.bind(Value::Integer(run_id));
+    within.bind(Cursor::Int(run_id));
     let mut with = Sql::default();
     if lost {
         // Live actions with the end of the action above each that ended it (design rule 5): the innermost that did not
@@ -198,10 +199,11 @@ fn actions<'f>(db: &Connection, run: &RunKey, run_id: i64, asked: impl Iterator<
                  ORDER BY j.key DESC LIMIT 1) AS ended_at
              FROM actions c WHERE c.ended_at IS NULL AND c.run_id = ",
         );
-        with.bind(Value::Integer(run_id));
+        with.bind(Cursor::Int(run_id));
         with.push(") ");
     }
     Ok(Source {
+        dialect: &DIALECT,
         of: Listed::Actions,
         with,
         from: if lost {
@@ -238,10 +240,10 @@ pub(crate) fn list_actions(
     let order = query.order();
     let asked = query.filters.iter().map(|f| &f.field).chain(order.iter().map(|s| &s.field));
     let found = list::select(db, &actions(db, run, run_id, asked)?, query, now)?;
-    let mut sql = Sql::new("SELECT a.state FROM json_each(");
-    sql.text(&list::ids_json(&found.ids));
-    sql.push(") j CROSS JOIN actions a ON a.id = j.value ORDER BY j.key");
-    let states = sql.rows(db, |row| decode_state(&get::<Vec<u8>>(row, 0)?))?;
+    let mut sql = Sql::new("SELECT a.state FROM ");
+    DIALECT.push_ids(&mut sql, &found.ids);
+    sql.push(" j CROSS JOIN actions a ON a.id = j.value ORDER BY j.key");
+    let states = list::rows(db, &sql, |row| decode_state(&get::<Vec<u8>>(row, 0)?))?;
     Ok((read::as_shown(db, run_id, states)?, found.next))
 }
 
@@ -266,10 +268,10 @@ pub(crate) fn matched(
     let source = actions(db, run, run_id, filters.iter().map(|f| &f.field))?;
     let names: Vec<_> = names.iter().map(ActionName::as_str).collect();
     let mut sql = source.select_with(filters, "a.state");
-    sql.push(" AND a.name IN (SELECT value FROM json_each(");
-    sql.text(&serde_json::to_string(&names).unwrap_or_default());
-    sql.push(")) ORDER BY a.id");
-    let found = sql.rows(db, |row| Ok((decode_state(&get::<Vec<u8>>(row, 0)?)?, get::<bool>(row, 1)?)))?;
+    sql.push(" AND a.name IN (SELECT value FROM ");
+    DIALECT.push_texts(&mut sql, &names);
+    sql.push(") ORDER BY a.id");
+    let found = list::rows(db, &sql, |row| Ok((decode_state(&get::<Vec<u8>>(row, 0)?)?, get::<bool>(row, 1)?)))?;
     let (states, meets): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     Ok(read::as_shown(db, run_id, states)?.into_iter().zip(meets).collect())
 }
@@ -297,14 +299,14 @@ pub(crate) fn list_tasks(
     };
     let found = list::select(db, &source, query, now)?;
     let mut sql = Sql::new(format!(
-        "SELECT {}, r.org, r.project, r.domain, r.name, r.created_at, r.phase, r.task_name FROM json_each(",
+        "SELECT {}, r.org, r.project, r.domain, r.name, r.created_at, r.phase, r.task_name FROM ",
         read::TASK_COLUMNS
     ));
-    sql.text(&list::ids_json(&found.ids));
+    DIALECT.push_ids(&mut sql, &found.ids);
     sql.push(if latest {
-        ") j CROSS JOIN task_names n ON n.id = j.value CROSS JOIN tasks t ON t.id = n.newest"
+        " j CROSS JOIN task_names n ON n.id = j.value CROSS JOIN tasks t ON t.id = n.newest"
     } else {
-        ") j CROSS JOIN tasks t ON t.id = j.value"
+        " j CROSS JOIN tasks t ON t.id = j.value"
     });
     sql.push(
         " LEFT JOIN task_runs u ON u.org = t.org AND u.project = t.project AND u.domain = t.domain AND u.name = t.name
@@ -312,7 +314,7 @@ pub(crate) fn list_tasks(
     );
     sql.push(if latest { "''" } else { "t.version" });
     sql.push(" LEFT JOIN run_index r ON r.id = u.run_id ORDER BY j.key");
-    let rows = sql.rows(db, |row| {
+    let rows = list::rows(db, &sql, |row| {
         let has_run = get::<Option<String>>(row, 11)?.is_some();
         let latest_run = has_run.then(|| latest_run(row, 11)).transpose()?;
         Ok(TaskRow { task: read::deployed(row, 0)?, latest_run })
@@ -344,9 +346,9 @@ mod tests {
         let mut db = Connection::open_in_memory().unwrap();
         schema::migrate(&mut db).unwrap();
         crate::functions(&db).unwrap();
-        let sql = list::keys(source, query, None);
-        let explained = Sql { text: format!("EXPLAIN QUERY PLAN {}", sql.text), params: sql.params };
-        explained.rows(&db, |row| get::<String>(row, 3)).unwrap().join("; ")
+        let mut explained = Sql::new("EXPLAIN QUERY PLAN ");
+        explained.append(&source.keys(query, None));
+        list::rows(&db, &explained, |row| get::<String>(row, 3)).unwrap().join("; ")
     }
 
     fn project() -> ListScope {

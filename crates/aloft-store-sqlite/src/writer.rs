@@ -10,11 +10,11 @@ use aloft_core::{
     ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueRoom, Reply, Reservation, RunKey, Time, View,
     apply, decide, effects,
 };
-use aloft_store::{StoreError, Submission, SubmitError};
+use aloft_store::{Hub, StoreError, Submission, SubmitError};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Clock, cache, error, hub::Hub, lanes};
+use crate::{Clock, cache, error, lanes};
 
 /// Most jobs of one transaction. Two thousand rows keep a batch under ~50 ms here, which bounds the wait of the next one.
 const MAX_BATCH: usize = 1024;

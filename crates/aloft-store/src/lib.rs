@@ -5,10 +5,12 @@
 //! looking again is worth it.
 
 pub mod conformance;
+mod hub;
 mod list;
 mod page;
 mod records;
 mod runs;
+pub mod sql;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub use hub::Hub;
 pub use list::{Cursor, Direction, Field, FieldType, Filter, Listed, Op, SortBy};
 pub use page::{KEPT_FOR, ListQuery, MAX_KEPT, MAX_KEPT_TOGETHER, Page, Position};
 pub use records::{

@@ -1,4 +1,4 @@
-//! Wake-up hints: one watch channel per run that somebody watches, and one for the feed.
+//! Wake-up hints for engines: one watch channel per run that somebody watches, and one for the feed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,8 +6,9 @@ use aloft_core::RunKey;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+/// What an engine wakes its watchers with. Clones share the channels.
 #[derive(Clone)]
-pub(crate) struct Hub {
+pub struct Hub {
     runs: Arc<Mutex<HashMap<RunKey, watch::Sender<u64>>>>,
     feed: Arc<watch::Sender<u64>>,
 }
@@ -16,11 +17,13 @@ pub(crate) struct Hub {
 const SWEEP_ABOVE: usize = 1024;
 
 impl Hub {
-    pub(crate) fn new(pos: u64) -> Self {
+    /// No watchers yet; the feed is at `pos`.
+    pub fn new(pos: u64) -> Self {
         Self { runs: Arc::default(), feed: Arc::new(watch::Sender::new(pos)) }
     }
 
-    pub(crate) fn run(&self, run: &RunKey) -> watch::Receiver<u64> {
+    /// For [`crate::Store::changes`].
+    pub fn run(&self, run: &RunKey) -> watch::Receiver<u64> {
         let mut runs = self.runs.lock();
         if runs.len() > SWEEP_ABOVE {
             runs.retain(|_, sender| sender.receiver_count() > 0);
@@ -28,16 +31,18 @@ impl Hub {
         runs.entry(run.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
-    pub(crate) fn feed(&self) -> watch::Receiver<u64> {
+    /// For [`crate::Store::feed`].
+    pub fn feed(&self) -> watch::Receiver<u64> {
         self.feed.subscribe()
     }
 
     /// Wakes those who watch the feed, though no log has grown.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         self.feed.send_modify(|_| {});
     }
 
-    pub(crate) fn publish(&self, runs: HashMap<RunKey, u64>, pos: Option<u64>) {
+    /// Wakes those who watch these runs, now at these numbers, and the feed if it has grown to `pos`.
+    pub fn publish(&self, runs: HashMap<RunKey, u64>, pos: Option<u64>) {
         {
             let mut watched = self.runs.lock();
             for (run, seq) in runs {
@@ -51,7 +56,12 @@ impl Hub {
             }
         }
         if let Some(pos) = pos {
-            self.feed.send_replace(pos);
+            // Two commits may be told in the other order.
+            self.feed.send_if_modified(|known| {
+                let grown = pos > *known;
+                *known = pos.max(*known);
+                grown
+            });
         }
     }
 }
