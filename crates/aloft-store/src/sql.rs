@@ -277,7 +277,8 @@ fn push_filter(sql: &mut Sql, source: &Source, filter: &Filter) {
 }
 
 fn push_list(sql: &mut Sql, values: &[Cursor]) {
-    sql.push("(");
+    // Nothing is equal to `NULL`; not every engine takes a list of nothing.
+    sql.push(if values.is_empty() { "(NULL" } else { "(" });
     for (i, value) in values.iter().enumerate() {
         if i > 0 {
             sql.push(", ");

@@ -1,0 +1,240 @@
+//! What a batch looks at, loaded and locked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use aloft_core::{ActionName, ActionState, CacheEntry, Command, QueueState, Reservation, RunKey, Scope, Time};
+use aloft_store::{ProjectLimits, Queue, StoreError, Submission};
+use tokio_postgres::Row;
+
+use super::Trouble;
+use crate::{
+    Tx,
+    cache::{self, Place},
+    rows::{action_name, decode, run_key, time},
+};
+
+/// A run's row, locked.
+#[derive(Clone, Debug)]
+pub(super) struct RunRow {
+    pub(super) id: i64,
+    pub(super) seq: u64,
+    pub(super) made: i64,
+    pub(super) at: Time,
+    pub(super) started: bool,
+}
+
+/// An action as it is stored.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) id: i64,
+    pub(super) state: ActionState,
+    pub(super) open_children: i64,
+}
+
+/// What a queue or a place holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    pub(super) waiting: i64,
+    pub(super) counted: i64,
+}
+
+/// The work that holds a place in the cache: entries by domain, and the reservation.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cached {
+    pub(super) entries: BTreeMap<String, CacheEntry>,
+    pub(super) holder: Option<Reservation>,
+}
+
+/// What is not loaded yet and has been asked for.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    pub(super) children: BTreeSet<(RunKey, ActionName)>,
+    pub(super) cached: BTreeSet<Place>,
+}
+
+impl Missing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.cached.is_empty()
+    }
+}
+
+/// What a batch knows before it decides.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) runs: HashMap<RunKey, RunRow>,
+    pub(super) actions: HashMap<RunKey, HashMap<ActionName, Stored>>,
+    /// Open children by their parents: the first few names.
+    pub(super) children: HashMap<(RunKey, ActionName), Vec<ActionName>>,
+    pub(super) cached: HashMap<Place, Cached>,
+    /// Queues by organisation and name, with what they hold.
+    pub(super) queues: HashMap<(String, String), (Queue, Held)>,
+    /// Places with limits, with what they hold.
+    pub(super) places: HashMap<Scope, Vec<(ProjectLimits, Held)>>,
+}
+
+/// The columns of runs that identify them, as arrays.
+fn columns(keys: &[&RunKey]) -> [Vec<String>; 4] {
+    let text = |f: fn(&RunKey) -> &String| keys.iter().map(|k| f(k).clone()).collect();
+    [text(|k| &k.scope.org), text(|k| &k.scope.project), text(|k| &k.scope.domain), text(|k| &k.name)]
+}
+
+impl Known {
+    /// Locks the runs and loads what the commands touch, with everything above it, and what limits it. The root of each run
+    /// comes too: it tells a missing run from a missing action.
+    pub(super) async fn load(tx: &Tx, keys: &BTreeSet<&RunKey>, submissions: &[Submission]) -> Result<Self, Trouble> {
+        let mut known = Self::default();
+        let wanted: Vec<&RunKey> = keys.iter().copied().collect();
+        let [orgs, projects, domains, names] = columns(&wanted);
+        let sql = tx
+            .prepare_cached(
+                "SELECT r.org, r.project, r.domain, r.name, r.id, r.seq, r.made, r.at, r.started FROM runs r
+                 JOIN unnest($1::text[], $2::text[], $3::text[], $4::text[]) k (org, project, domain, name)
+                   ON r.org = k.org AND r.project = k.project AND r.domain = k.domain AND r.name = k.name
+                 ORDER BY r.id FOR UPDATE OF r",
+            )
+            .await?;
+        for row in tx.query(&sql, &[&orgs, &projects, &domains, &names]).await? {
+            let run = RunRow {
+                id: row.get(4),
+                seq: row.get::<_, i64>(5).unsigned_abs(),
+                made: row.get(6),
+                at: time(&row, 7),
+                started: row.get(8),
+            };
+            known.runs.insert(run_key(&row, 0), run);
+        }
+        known.load_actions(tx, submissions).await?;
+        known.load_limits(tx, submissions).await?;
+        Ok(known)
+    }
+
+    async fn load_actions(&mut self, tx: &Tx, submissions: &[Submission]) -> Result<(), Trouble> {
+        let by_id: HashMap<i64, RunKey> = self.runs.iter().map(|(key, run)| (run.id, key.clone())).collect();
+        let mut wanted: BTreeSet<(i64, ActionName)> = BTreeSet::new();
+        for submission in submissions {
+            let Some(run) = self.runs.get(&submission.run) else { continue };
+            wanted.insert((run.id, ActionName::root()));
+            wanted.extend(submission.command.touches().into_iter().map(|name| (run.id, name)));
+        }
+        let mut asked = BTreeSet::new();
+        while !wanted.is_empty() {
+            let (ids, names): (Vec<i64>, Vec<&str>) = wanted.iter().map(|(id, name)| (*id, name.as_str())).unzip();
+            let sql = tx
+                .prepare_cached(
+                    "SELECT a.run_id, a.id, a.state, coalesce(l.open_children, 0) FROM actions a
+                     JOIN unnest($1::bigint[], $2::text[]) k (run_id, name) ON a.run_id = k.run_id AND a.name = k.name
+                     LEFT JOIN live l ON l.id = a.id",
+                )
+                .await?;
+            let found = tx.query(&sql, &[&ids, &names]).await?;
+            asked.append(&mut wanted);
+            for row in found {
+                let run_id: i64 = row.get(0);
+                let state: ActionState = decode(&row, 2, "the state of an action")?;
+                wanted.extend(state.ancestors.iter().map(|name| (run_id, name.clone())).filter(|k| !asked.contains(k)));
+                let Some(key) = by_id.get(&run_id) else { continue };
+                let stored = Stored { id: row.get(1), open_children: row.get(3), state };
+                self.actions.entry(key.clone()).or_default().insert(stored.state.name.clone(), stored);
+            }
+        }
+        Ok(())
+    }
+
+    /// What queues and places hold, where something is to be added to them.
+    async fn load_limits(&mut self, tx: &Tx, submissions: &[Submission]) -> Result<(), Trouble> {
+        let mut queues: BTreeSet<(String, String)> = BTreeSet::new();
+        let mut scopes: BTreeSet<Scope> = BTreeSet::new();
+        for submission in submissions {
+            if let Command::CreateRun { seed, .. } | Command::Enqueue { seed, .. } = &submission.command
+                && let aloft_core::Seed::Task(task) = seed.as_ref()
+            {
+                queues.insert((submission.run.scope.org.clone(), task.queue.clone()));
+                scopes.insert(submission.run.scope.clone());
+            }
+        }
+        if queues.is_empty() {
+            return Ok(());
+        }
+        let (orgs, names): (Vec<&str>, Vec<&str>) = queues.iter().map(|(o, n)| (o.as_str(), n.as_str())).unzip();
+        let sql = tx
+            .prepare_cached(
+                "SELECT q.org, q.name, q.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
+                 FROM queues q JOIN unnest($1::text[], $2::text[]) k (org, name) ON q.org = k.org AND q.name = k.name
+                 LEFT JOIN loads l ON l.org = q.org AND l.queue = q.name
+                 GROUP BY q.org, q.name, q.body",
+            )
+            .await?;
+        for row in tx.query(&sql, &[&orgs, &names]).await? {
+            let queue: Queue = decode(&row, 2, "a queue")?;
+            let held = Held { waiting: row.get(3), counted: row.get(4) };
+            self.queues.insert((row.get(0), row.get(1)), (queue, held));
+        }
+        let (orgs, projects): (Vec<&str>, Vec<&str>) =
+            scopes.iter().map(|s| (s.org.as_str(), s.project.as_str())).unzip();
+        let sql = tx
+            .prepare_cached(
+                "SELECT p.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
+                 FROM project_limits p
+                 LEFT JOIN loads l ON l.org = p.org AND l.project = p.project AND p.domain IN ('', l.domain)
+                 WHERE (p.org, p.project) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+                 GROUP BY p.org, p.project, p.domain, p.body ORDER BY p.domain",
+            )
+            .await?;
+        for row in tx.query(&sql, &[&orgs, &projects]).await? {
+            let limits: ProjectLimits = decode(&row, 0, "the limits of a project")?;
+            let held = Held { waiting: row.get(1), counted: row.get(2) };
+            for scope in &scopes {
+                let here = limits.org == scope.org && limits.project == scope.project;
+                if here && (limits.domain.is_empty() || limits.domain == scope.domain) {
+                    self.places.entry(scope.clone()).or_default().push((limits.clone(), held));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads what decisions have asked for.
+    pub(super) async fn add(&mut self, tx: &Tx, missing: &Missing) -> Result<(), Trouble> {
+        if !missing.cached.is_empty() {
+            self.load_cached(tx, &missing.cached).await?;
+        }
+        for (run, name) in &missing.children {
+            let names = match self.runs.get(run) {
+                Some(found) => children(tx, found.id, name).await?,
+                None => Vec::new(),
+            };
+            self.children.insert((run.clone(), name.clone()), names);
+        }
+        Ok(())
+    }
+
+    /// Locks keys of the cache, in one order, and loads what lies there.
+    async fn load_cached(&mut self, tx: &Tx, places: &BTreeSet<Place>) -> Result<(), Trouble> {
+        cache::lock(tx, places.iter()).await?;
+        for place in places {
+            let cached = Cached { entries: cache::entries(tx, place).await?, holder: cache::holder(tx, place).await? };
+            self.cached.insert(place.clone(), cached);
+        }
+        Ok(())
+    }
+
+    /// A queue's name, whether it is closed, its depth and what it holds.
+    pub(super) fn closed(queue: &Queue) -> Option<&'static str> {
+        match queue.state {
+            _ if queue.deleted_at.is_some() => Some("deleted"),
+            QueueState::Active => None,
+            QueueState::Draining => Some("draining"),
+            QueueState::Drained => Some("drained"),
+        }
+    }
+}
+
+/// The names of the first children of `parent` that have not ended, one more than an event names.
+async fn children(tx: &Tx, run_id: i64, parent: &ActionName) -> Result<Vec<ActionName>, Trouble> {
+    let sql = tx
+        .prepare_cached("SELECT name FROM live WHERE run_id = $1 AND parent = $2 AND NOT ended ORDER BY id LIMIT $3")
+        .await?;
+    let limit = aloft_core::EndedBelow::NAMES as i64;
+    let rows: Vec<Row> = tx.query(&sql, &[&run_id, &parent.as_str(), &limit]).await?;
+    Ok(rows.iter().map(|row| action_name(row, 0)).collect::<Result<_, StoreError>>()?)
+}

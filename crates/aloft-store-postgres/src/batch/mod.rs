@@ -1,0 +1,158 @@
+//! The writers. Each takes what waits, carries it out in one transaction, and answers after the commit.
+//!
+//! Requests that arrive while a commit is under way share the next one. A run belongs to one writer of a process, so that
+//! runs do not wait for each other but for the writer of both; between processes the lock on the run's row decides. A batch
+//! locks in one order (`migrations/0001_engine.sql`), so that two never wait for each other; if Postgres still says so, it is
+//! carried out again.
+
+mod decide;
+mod load;
+mod tail;
+mod write;
+
+pub(crate) use self::tail::PLACES;
+
+use std::{collections::BTreeSet, ops::Deref, sync::Arc, time::Duration};
+
+use aloft_core::{Reply, RunKey};
+use aloft_store::{StoreError, Submission, SubmitError};
+use deadpool_postgres::Pool;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{Shared, Tx, error};
+
+/// Most jobs of one transaction.
+const MAX_BATCH: usize = 1024;
+
+/// How often a batch is carried out again after an error that says so, before it is given up.
+const TRIES: u32 = 5;
+
+/// A command with who waits for its answer.
+pub(crate) struct Job {
+    pub(crate) submission: Submission,
+    pub(crate) done: oneshot::Sender<Result<Reply, SubmitError>>,
+}
+
+/// Runs until every sender is gone.
+pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    while jobs.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let (submissions, waiting): (Vec<_>, Vec<_>) = batch.drain(..).map(|j| (j.submission, j.done)).unzip();
+        match carry_out(&shared, &submissions).await {
+            Ok(answers) => {
+                for (done, answer) in waiting.into_iter().zip(answers) {
+                    // A receiver that is gone has given up waiting; the write stands either way.
+                    drop(done.send(answer));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, jobs = submissions.len(), "a batch of writes failed and was rolled back");
+                for done in waiting {
+                    drop(done.send(Err(SubmitError::Store(error.clone()))));
+                }
+            }
+        }
+    }
+}
+
+/// Why an attempt at a batch did not come to an end.
+enum Trouble {
+    /// It failed.
+    Store(StoreError),
+    /// It may succeed when done again.
+    Again(StoreError),
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let again = error::is_transient(&error);
+        let error = error::from_postgres(error);
+        if again { Self::Again(error) } else { Self::Store(error) }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+async fn carry_out(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<Reply, SubmitError>>, StoreError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match once(shared, submissions).await {
+            Ok(answers) => return Ok(answers),
+            Err(Trouble::Store(error)) => return Err(error),
+            Err(Trouble::Again(error)) if tries >= TRIES => return Err(error),
+            Err(Trouble::Again(error)) => {
+                tracing::debug!(%error, tries, "a batch of writes is carried out again");
+                tokio::time::sleep(Duration::from_millis(u64::from(5 * tries))).await;
+            }
+        }
+    }
+}
+
+async fn once(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<Reply, SubmitError>>, Trouble> {
+    let tx = Open::begin(&shared.pool).await?;
+    let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
+    let mut known = load::Known::load(&tx, &keys, submissions).await?;
+    let now = (shared.clock)();
+    // A decision that asks for what is not loaded is thrown away with all others, and taken again with it.
+    let decided = loop {
+        let decided = decide::all(&known, submissions, now);
+        if decided.missing.is_empty() {
+            break decided;
+        }
+        known.add(&tx, &decided.missing).await?;
+    };
+    if !decided.changes_anything() {
+        tx.end("ROLLBACK").await?;
+        return Ok(decided.answers);
+    }
+    let written = write::all(&tx, &known, &decided).await?;
+    let pos = tail::commit(tx, &shared.channel, &known, &decided, &written).await?;
+    shared.hub.publish(decided.seqs(), Some(pos));
+    Ok(decided.answers)
+}
+
+/// A connection with a transaction under way. If it is dropped before the end, so is the connection, and the server rolls
+/// back: nobody else may go on with it.
+pub(crate) struct Open(Option<Tx>);
+
+impl Deref for Open {
+    type Target = Tx;
+
+    fn deref(&self) -> &Tx {
+        self.0.as_ref().expect("taken only by what consumes it")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Out of the pool and closed.
+        drop(self.0.take().map(deadpool_postgres::Object::take));
+    }
+}
+
+impl Open {
+    /// Takes a connection and begins.
+    pub(crate) async fn begin(pool: &Pool) -> Result<Self, StoreError> {
+        let client = pool.get().await.map_err(error::from_pool)?;
+        let open = Self(Some(client));
+        open.batch_execute("BEGIN").await.map_err(error::from_postgres)?;
+        Ok(open)
+    }
+
+    /// The connection, once its transaction has ended.
+    fn ended(mut self) {
+        drop(self.0.take());
+    }
+
+    /// Ends the transaction with this statement.
+    pub(crate) async fn end(self, how: &str) -> Result<(), tokio_postgres::Error> {
+        self.batch_execute(how).await?;
+        self.ended();
+        Ok(())
+    }
+}

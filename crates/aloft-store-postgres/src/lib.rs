@@ -1,0 +1,532 @@
+//! The store on Postgres, for any number of control planes beside each other.
+//!
+//! Commits are shared by the requests that wait for them ([`batch`]). Their order over all runs is that of one row, whose lock
+//! each holds while it commits, so that a cursor over commits never misses one. Readers take connections of a pool and one
+//! snapshot each.
+//!
+//! `tokio-postgres` and not `sqlx`: it sends statements without waiting for the answers of those before, which the end of a
+//! commit needs, and checks nothing against a database when it is compiled. `deadpool-postgres` is the pool made for it.
+
+mod batch;
+mod cache;
+mod error;
+mod follow;
+mod lanes;
+mod list;
+mod listed;
+mod order;
+mod read;
+mod records;
+mod rows;
+mod schema;
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use aloft_core::{
+    ActionName, ActionState, CacheEntry, CachePlan, CacheScope, Reply, Reservation, RunKey, Scope, Time, WorkerId,
+};
+use aloft_store::{
+    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
+    Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
+    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
+    sql::Next,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_postgres::{Config, NoTls};
+
+use self::{
+    batch::Job,
+    cache::Place,
+    error::{from_pool, from_postgres},
+    read::Reader,
+};
+
+/// Where the time of events comes from.
+pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
+
+/// A connection of the pool, in a transaction or not.
+type Tx = deadpool_postgres::Client;
+
+/// Most commands that wait for one writer. Beyond it, submitters wait.
+const QUEUE: usize = 8192;
+
+/// How a store uses its database.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most connections, of which each writer takes one while it commits. One more listens.
+    pub connections: usize,
+    /// Writers: how many commits this process prepares at a time.
+    pub writers: usize,
+    /// How long a request waits for a connection.
+    pub wait: Duration,
+    /// How long the server may take over one statement before it gives it up.
+    pub statement_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { connections: 20, writers: 2, wait: Duration::from_secs(5), statement_timeout: Duration::from_secs(30) }
+    }
+}
+
+/// The store on one Postgres database.
+#[derive(Clone)]
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+    writers: Arc<Vec<mpsc::Sender<Job>>>,
+}
+
+/// What everything of one store shares.
+struct Shared {
+    pool: Pool,
+    hub: Hub,
+    clock: Clock,
+    /// The channel of notifications.
+    channel: String,
+}
+
+fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
+    // The address may hold a password, so it is not repeated.
+    let mut config: Config = url.parse().map_err(|e| {
+        StoreError::Unavailable(format!(
+            "the database's address is not one: postgres://user:password@host:5432/name ({e})"
+        ))
+    })?;
+    // A transaction that its client has forgotten must not keep others waiting; nor may one that hangs.
+    let settings = format!(
+        "-c statement_timeout={} -c idle_in_transaction_session_timeout=10000 -c client_min_messages=warning",
+        options.statement_timeout.as_millis()
+    );
+    let own = config.get_options().map(|o| format!("{o} ")).unwrap_or_default();
+    config.options(format!("{own}{settings}"));
+    config.application_name("aloft");
+    config.connect_timeout(options.wait);
+    config.keepalives_idle(Duration::from_secs(15));
+    config.tcp_user_timeout(Duration::from_secs(15));
+    Ok(config)
+}
+
+impl PostgresStore {
+    /// Connects to the database at `url` (`postgres://user:password@host:5432/name`), creating or migrating its tables, and
+    /// starts the writers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Newer`]; nothing is changed then.
+    pub async fn open(url: &str, options: &Options, clock: Clock) -> Result<Self, StoreError> {
+        let config = parse(url, options)?;
+        let manager =
+            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(options.connections.max(options.writers + 2))
+            .runtime(Runtime::Tokio1)
+            .timeouts(deadpool_postgres::Timeouts {
+                wait: Some(options.wait),
+                create: Some(options.wait),
+                recycle: Some(options.wait),
+            })
+            .build()
+            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let mut client = pool.get().await.map_err(from_pool)?;
+        schema::migrate(&mut client).await?;
+        let row = client.query_one("SELECT pos, current_schema() FROM feed", &[]).await.map_err(from_postgres)?;
+        let (pos, schema) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, String>(1));
+        drop(client);
+        let places = batch::PLACES;
+        let shared = Arc::new(Shared {
+            pool,
+            hub: Hub::new(pos * places + (places - 1)),
+            clock,
+            channel: format!("aloft.{schema}"),
+        });
+        let mut writers = Vec::new();
+        for _ in 0..options.writers.max(1) {
+            let (jobs, receiver) = mpsc::channel(QUEUE);
+            tokio::spawn(batch::run(Arc::clone(&shared), receiver));
+            writers.push(jobs);
+        }
+        let (heard, hears) = mpsc::channel(1);
+        tokio::spawn(follow::listen(config, shared.channel.clone(), heard));
+        tokio::spawn(follow::follow(Arc::downgrade(&shared), hears, pos));
+        Ok(Self { shared, writers: Arc::new(writers) })
+    }
+
+    async fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::begin(self.shared.pool.get().await.map_err(from_pool)?).await
+    }
+
+    /// The writer of a run: always the same one, so that commands to a run stay in order.
+    fn writer(&self, run: &RunKey) -> &mpsc::Sender<Job> {
+        let mut hasher = DefaultHasher::new();
+        run.hash(&mut hasher);
+        let number = hasher.finish() % self.writers.len() as u64;
+        &self.writers[number as usize]
+    }
+
+    /// The token of the page that `next` begins; keeps the order first if that is how it goes on.
+    async fn token(&self, next: Next) -> Result<String, StoreError> {
+        let (list, position) = match next {
+            Next::End => return Ok(String::new()),
+            Next::At { list, position } => (list, position),
+            Next::Keep { list, order, at } => {
+                let now = (self.shared.clock)();
+                let tx = batch::Open::begin(&self.shared.pool).await?;
+                let number = order::keep(&tx, list, &order, now).await?;
+                tx.end("COMMIT").await.map_err(from_postgres)?;
+                (list, Position::Kept { order: number, at })
+            }
+        };
+        Ok(ListQuery::token(list, position))
+    }
+}
+
+/// Reads in one snapshot: the connection goes back when the answer is there.
+macro_rules! read {
+    ($store:expr, |$db:ident| $read:expr) => {{
+        let $db = $store.reader().await?;
+        let found = $read.await?;
+        $db.end().await?;
+        Ok(found)
+    }};
+}
+
+/// Writes one record in one transaction.
+macro_rules! write {
+    ($store:expr, |$tx:ident| $write:expr) => {{
+        let $tx = batch::Open::begin(&$store.shared.pool).await?;
+        let changed = $write.await?;
+        $tx.end("COMMIT").await.map_err(from_postgres)?;
+        Ok(changed)
+    }};
+}
+
+/// As `write`, for what decides about work that waits.
+macro_rules! write_and_wake {
+    ($store:expr, |$tx:ident| $write:expr) => {{
+        let $tx = batch::Open::begin(&$store.shared.pool).await?;
+        let changed = $write.await?;
+        let told = $tx.execute("SELECT pg_notify($1, $2)", &[&$store.shared.channel, &follow::CHANGED]).await;
+        told.map_err(from_postgres)?;
+        $tx.end("COMMIT").await.map_err(from_postgres)?;
+        if changed {
+            $store.shared.hub.wake();
+        }
+        Ok(changed)
+    }};
+}
+
+fn closing() -> SubmitError {
+    SubmitError::Store(StoreError::Unavailable("the store is closing".to_owned()))
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
+        let (done, answer) = oneshot::channel();
+        let writer = self.writer(&submission.run);
+        writer.send(Job { submission, done }).await.map_err(|_| closing())?;
+        answer.await.unwrap_or_else(|_| Err(closing()))
+    }
+
+    async fn submit_in_order(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, SubmitError>> {
+        // A writer does jobs in the order in which they are handed to it, and commands to one run go to one writer.
+        let mut answers = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            let (done, answer) = oneshot::channel();
+            let handed = self.writer(&submission.run).send(Job { submission, done }).await;
+            answers.push(handed.ok().map(|()| answer));
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let result = match answer {
+                Some(answer) => answer.await.ok(),
+                None => None,
+            };
+            results.push(result.unwrap_or_else(|| Err(closing())));
+        }
+        results
+    }
+
+    async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {
+        read!(self, |db| read::blob(&db, digest))
+    }
+
+    async fn run(&self, run: &RunKey) -> Result<Option<RunRecord>, StoreError> {
+        let found: Result<_, StoreError> = read!(self, |db| read::find_run(&db, run));
+        Ok(found?.map(|(_, _, record)| record))
+    }
+
+    async fn snapshot(&self, run: &RunKey, which: Which) -> Result<Option<Snapshot>, StoreError> {
+        read!(self, |db| read::snapshot(&db, run, &which))
+    }
+
+    async fn events_after(&self, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        read!(self, |db| read::events_after(&db, run, seq, limit))
+    }
+
+    async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError> {
+        read!(self, |db| read::feed_after(&db, pos, limit))
+    }
+
+    fn changes(&self, run: &RunKey) -> watch::Receiver<u64> {
+        self.shared.hub.run(run)
+    }
+
+    fn feed(&self) -> watch::Receiver<u64> {
+        self.shared.hub.feed()
+    }
+
+    async fn list_runs(&self, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>, StoreError> {
+        let now = (self.shared.clock)();
+        let found: Result<_, StoreError> = read!(self, |db| listed::list_runs(&db, scope, query, now));
+        let (rows, next) = found?;
+        Ok(Page { rows, next: self.token(next).await? })
+    }
+
+    async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError> {
+        let now = (self.shared.clock)();
+        let found: Result<_, StoreError> = read!(self, |db| listed::list_actions(&db, run, query, now));
+        let (rows, next) = found?;
+        Ok(Page { rows, next: self.token(next).await? })
+    }
+
+    async fn last_run_change(&self) -> Result<u64, StoreError> {
+        read!(self, |db| listed::last_change(&db))
+    }
+
+    async fn runs_changed(
+        &self,
+        scope: &ListScope,
+        filters: &[Filter],
+        after: u64,
+        limit: usize,
+    ) -> Result<RunChanges, StoreError> {
+        read!(self, |db| listed::runs_changed(&db, scope, filters, after, limit))
+    }
+
+    async fn run_totals(&self, scope: &ListScope, filters: &[Filter]) -> Result<RunTotals, StoreError> {
+        read!(self, |db| listed::run_totals(&db, scope, filters))
+    }
+
+    async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError> {
+        read!(self, |db| listed::outline(&db, run))
+    }
+
+    async fn matched(
+        &self,
+        run: &RunKey,
+        names: &[ActionName],
+        filters: &[Filter],
+    ) -> Result<Vec<(ActionState, bool)>, StoreError> {
+        read!(self, |db| listed::matched(&db, run, names, filters))
+    }
+
+    async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError> {
+        read!(self, |db| lanes::offer(&db, now, after, groups, each))
+    }
+
+    async fn lookups(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionState)>, Option<Time>), StoreError> {
+        read!(self, |db| read::lookups(&db, now, limit))
+    }
+
+    async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
+        read!(self, |db| read::calls_due(&db, limit))
+    }
+
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError> {
+        let place = Place::of(scope, plan);
+        let client = self.shared.pool.get().await.map_err(from_pool)?;
+        let mut entries = cache::entries(&client, &place).await?;
+        let own = entries.remove(&scope.domain);
+        let any = || entries.into_values().max_by_key(|e| e.updated_at).filter(|_| plan.scope == CacheScope::Global);
+        Ok(own.or_else(any))
+    }
+
+    async fn put_cached(
+        &self,
+        scope: &Scope,
+        key: &str,
+        entry: CacheEntry,
+        overwrite: bool,
+    ) -> Result<bool, StoreError> {
+        let (place, now) = (Place::in_domain(scope, key), (self.shared.clock)());
+        write_and_wake!(self, |tx| async {
+            cache::lock(&tx, [&place]).await.map_err(from_postgres)?;
+            let written = cache::put(&tx, &place, &scope.domain, &entry, overwrite).await?;
+            if written {
+                cache::wake(&tx, &[], std::slice::from_ref(&place.key), now).await?;
+            }
+            Ok::<_, StoreError>(written)
+        })
+    }
+
+    async fn drop_cached(&self, scope: &Scope, key: &str, output_uri: &str) -> Result<bool, StoreError> {
+        let place = Place::in_domain(scope, key);
+        write!(self, |tx| async {
+            cache::lock(&tx, [&place]).await.map_err(from_postgres)?;
+            cache::forget(&tx, &place, output_uri).await.map_err(from_postgres)
+        })
+    }
+
+    async fn reserve(
+        &self,
+        scope: &Scope,
+        key: &str,
+        wanted: Reservation,
+        now: Time,
+    ) -> Result<Reservation, StoreError> {
+        let place = Place::in_domain(scope, key);
+        write!(self, |tx| async {
+            cache::lock(&tx, [&place]).await.map_err(from_postgres)?;
+            match cache::holder(&tx, &place).await? {
+                Some(holder) if holder.owner != wanted.owner && holder.holds(now) => Ok::<_, StoreError>(holder),
+                _ => {
+                    cache::hold(&tx, &place, &wanted).await?;
+                    Ok(wanted)
+                }
+            }
+        })
+    }
+
+    async fn release(&self, scope: &Scope, key: &str, owner: &str) -> Result<bool, StoreError> {
+        let (place, now) = (Place::in_domain(scope, key), (self.shared.clock)());
+        write_and_wake!(self, |tx| async {
+            cache::lock(&tx, [&place]).await.map_err(from_postgres)?;
+            let released = cache::give_back(&tx, &place, owner).await.map_err(from_postgres)?;
+            if released {
+                cache::wake(&tx, &[], std::slice::from_ref(&place.key), now).await?;
+            }
+            Ok::<_, StoreError>(released)
+        })
+    }
+
+    async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
+        read!(self, |db| read::due(&db, now, limit))
+    }
+
+    async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
+        read!(self, |db| read::held_by(&db, worker))
+    }
+
+    async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError> {
+        read!(self, |db| read::unsettled(&db, limit))
+    }
+
+    async fn put_task(&self, task: DeployedTask, blob: Blob) -> Result<bool, StoreError> {
+        write!(self, |tx| records::put_task(&tx, &task, &blob))
+    }
+
+    async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError> {
+        read!(self, |db| read::task(&db, id))
+    }
+
+    async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery) -> Result<TaskList, StoreError> {
+        let now = (self.shared.clock)();
+        let found: Result<_, StoreError> = read!(self, |db| listed::list_tasks(&db, scope, latest, query, now));
+        let found = found?;
+        let page = Page { rows: found.rows, next: self.token(found.next).await? };
+        Ok(TaskList { page, total: found.total, filtered: found.filtered })
+    }
+
+    async fn create_project(&self, project: Project) -> Result<bool, StoreError> {
+        write!(self, |tx| records::create_project(&tx, &project))
+    }
+
+    async fn update_project(&self, project: Project) -> Result<bool, StoreError> {
+        write!(self, |tx| records::update_project(&tx, &project))
+    }
+
+    async fn project(&self, org: &str, id: &str) -> Result<Option<Project>, StoreError> {
+        read!(self, |db| read::project(&db, org, id))
+    }
+
+    async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError> {
+        read!(self, |db| read::projects(&db, org))
+    }
+
+    async fn seed_domains(&self, org: &str, domains: Vec<Domain>) -> Result<bool, StoreError> {
+        write!(self, |tx| records::seed_domains(&tx, org, &domains))
+    }
+
+    async fn create_domain(&self, domain: Domain) -> Result<bool, StoreError> {
+        write!(self, |tx| records::create_domain(&tx, &domain))
+    }
+
+    async fn rename_domain(&self, org: &str, id: &str, name: &str) -> Result<bool, StoreError> {
+        write!(self, |tx| records::rename_domain(&tx, org, id, name))
+    }
+
+    async fn delete_domain(&self, org: &str, id: &str) -> Result<bool, StoreError> {
+        write!(self, |tx| records::delete_domain(&tx, org, id))
+    }
+
+    async fn domain(&self, org: &str, id: &str) -> Result<Option<Domain>, StoreError> {
+        read!(self, |db| records::domain(&db, org, id))
+    }
+
+    async fn domains(&self, org: &str) -> Result<Vec<Domain>, StoreError> {
+        read!(self, |db| records::domains(&db, org))
+    }
+
+    async fn domain_use(&self, org: &str, id: &str) -> Result<DomainUse, StoreError> {
+        read!(self, |db| records::domain_use(&db, org, id))
+    }
+
+    async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError> {
+        write!(self, |tx| records::put_settings(&tx, &version))
+    }
+
+    async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError> {
+        read!(self, |db| records::settings_at(&db, key))
+    }
+
+    async fn settings_history(
+        &self,
+        key: &SettingsKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<SettingsVersion>, StoreError> {
+        read!(self, |db| records::settings_history(&db, key, after, limit))
+    }
+
+    async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError> {
+        write_and_wake!(self, |tx| records::create_queue(&tx, &queue))
+    }
+
+    async fn replace_queue(&self, queue: Queue, generation: u64) -> Result<bool, StoreError> {
+        write_and_wake!(self, |tx| records::replace_queue(&tx, &queue, generation))
+    }
+
+    async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError> {
+        read!(self, |db| records::queue(&db, org, name))
+    }
+
+    async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError> {
+        read!(self, |db| records::queues(&db, org))
+    }
+
+    async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError> {
+        let found: Result<_, StoreError> = read!(self, |db| lanes::loads(&db, org, Some(name)));
+        Ok(found?.pop().map(|(_, load)| load).unwrap_or_default())
+    }
+
+    async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError> {
+        let found: Result<_, StoreError> = read!(self, |db| lanes::loads(&db, org, None));
+        Ok(found?.into_iter().collect())
+    }
+
+    async fn replace_project_limits(&self, limits: ProjectLimits, generation: u64) -> Result<bool, StoreError> {
+        write_and_wake!(self, |tx| records::replace_limits(&tx, &limits, generation))
+    }
+
+    async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
+        read!(self, |db| records::limits(&db, org))
+    }
+}

@@ -1,0 +1,288 @@
+//! Reads, each on one connection in one transaction, so that a snapshot and its number belong together.
+
+use std::collections::{BTreeSet, HashMap};
+
+use aloft_core::{ActionName, ActionState, Event, RunInfo, RunKey, Time, WorkerId};
+use aloft_store::{
+    Cursor, DeployedTask, FeedItem, Logged, Project, RunRecord, Snapshot, StoreError, TaskId, Which, sql::Sql,
+};
+use bytes::Bytes;
+use tokio_postgres::{Row, types::ToSql};
+
+use crate::{
+    Tx,
+    batch::PLACES,
+    error::from_postgres,
+    rows::{action_name, amount, clean, decode, maybe_time, number, run_key, time},
+};
+
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
+
+/// A connection in a transaction that only reads.
+pub(crate) struct Reader {
+    tx: Option<Tx>,
+}
+
+impl Reader {
+    /// Begins.
+    pub(crate) async fn begin(tx: Tx) -> Result<Self> {
+        let reader = Self { tx: Some(tx) };
+        reader.db().batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(from_postgres)?;
+        Ok(reader)
+    }
+
+    /// Ends, so that the connection can serve others.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        self.db().batch_execute("COMMIT").await.map_err(from_postgres)?;
+        drop(self.tx.take());
+        Ok(())
+    }
+
+    fn db(&self) -> &Tx {
+        self.tx.as_ref().expect("taken only at the end")
+    }
+
+    /// Every row of a query, decoded.
+    pub(crate) async fn rows<T>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        decode: impl Fn(&Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let statement = self.db().prepare_cached(sql).await.map_err(from_postgres)?;
+        let rows = self.db().query(&statement, params).await.map_err(from_postgres)?;
+        rows.iter().map(decode).collect()
+    }
+
+    /// As [`Reader::rows`], of a list.
+    pub(crate) async fn list<T>(&self, sql: &Sql, decode: impl Fn(&Row) -> Result<T>) -> Result<Vec<T>> {
+        let (text, values) = sql.render(|n, value| match value {
+            Cursor::Int(_) => format!("${n}::bigint"),
+            Cursor::Text(_) | Cursor::Null => format!("${n}::text"),
+        });
+        let values: Vec<Value> = values.into_iter().map(Value::of).collect();
+        let params: Vec<&(dyn ToSql + Sync)> = values.iter().map(Value::param).collect();
+        self.rows(&text, &params, decode).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Not ended: out of the pool and closed.
+        drop(self.tx.take().map(deadpool_postgres::Object::take));
+    }
+}
+
+enum Value {
+    Int(i64),
+    Text(Option<String>),
+}
+
+impl Value {
+    fn of(cursor: &Cursor) -> Self {
+        match cursor {
+            Cursor::Int(n) => Self::Int(*n),
+            Cursor::Text(text) => Self::Text(Some(clean(text))),
+            Cursor::Null => Self::Text(None),
+        }
+    }
+
+    fn param(&self) -> &(dyn ToSql + Sync) {
+        match self {
+            Self::Int(n) => n,
+            Self::Text(text) => text,
+        }
+    }
+}
+
+pub(crate) async fn blob(db: &Reader, digest: &str) -> Result<Option<Bytes>> {
+    let sql = "SELECT bytes FROM blobs WHERE digest = $1";
+    Ok(db.rows(sql, &[&digest], |row| Ok(Bytes::from(row.get::<_, Vec<u8>>(0)))).await?.pop())
+}
+
+/// The run's row number, the number of its last event, and its record.
+pub(crate) async fn find_run(db: &Reader, run: &RunKey) -> Result<Option<(i64, u64, RunRecord)>> {
+    let sql =
+        "SELECT id, seq, created_at, info FROM runs WHERE org = $1 AND project = $2 AND domain = $3 AND name = $4";
+    let scope = &run.scope;
+    let mut found = db
+        .rows(sql, &[&clean(&scope.org), &clean(&scope.project), &clean(&scope.domain), &clean(&run.name)], |row| {
+            let record = RunRecord { key: run.clone(), created_at: time(row, 2), info: run_info(row, 3)? };
+            Ok((row.get(0), number(row, 1), record))
+        })
+        .await?;
+    Ok(found.pop())
+}
+
+pub(crate) fn run_info(row: &Row, column: usize) -> Result<RunInfo> {
+    decode(row, column, "a run")
+}
+
+pub(crate) fn state(row: &Row, column: usize) -> Result<ActionState> {
+    decode(row, column, "the state of an action")
+}
+
+/// Shows live actions below an ended one as ended, whatever their own record says yet (design rule 5).
+pub(crate) async fn as_shown(db: &Reader, run_id: i64, states: Vec<ActionState>) -> Result<Vec<ActionState>> {
+    let live = states.iter().filter(|s| !s.phase.is_terminal());
+    let names: BTreeSet<&str> = live.flat_map(|s| s.ancestors.iter().map(ActionName::as_str)).collect();
+    if names.is_empty() {
+        return Ok(states);
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    let sql = "SELECT state FROM actions WHERE run_id = $1 AND name = ANY($2) AND ended_at IS NOT NULL";
+    let ended = db.rows(sql, &[&run_id, &names], |row| state(row, 0)).await?;
+    if ended.is_empty() {
+        return Ok(states);
+    }
+    let ended: HashMap<ActionName, ActionState> = ended.into_iter().map(|s| (s.name.clone(), s)).collect();
+    let shown = states.into_iter().map(|state| {
+        let above = ActionState::that_ended_below(state.ancestors.iter().filter_map(|name| ended.get(name)));
+        match above.filter(|_| !state.phase.is_terminal()) {
+            Some(above) => state.shown_under(above),
+            None => state,
+        }
+    });
+    Ok(shown.collect())
+}
+
+pub(crate) async fn snapshot(db: &Reader, run: &RunKey, which: &Which) -> Result<Option<Snapshot>> {
+    let Some((run_id, seq, _)) = find_run(db, run).await? else { return Ok(None) };
+    let actions = match which {
+        Which::All => {
+            db.rows("SELECT state FROM actions WHERE run_id = $1 ORDER BY id", &[&run_id], |row| state(row, 0)).await?
+        }
+        Which::One(name) => {
+            let sql = "SELECT state FROM actions WHERE run_id = $1 AND name = $2";
+            db.rows(sql, &[&run_id, &name.as_str()], |row| state(row, 0)).await?
+        }
+        Which::ChildrenOf(parent) => {
+            let sql = "SELECT state FROM actions WHERE run_id = $1 AND parent = $2 ORDER BY id";
+            db.rows(sql, &[&run_id, &parent.as_str()], |row| state(row, 0)).await?
+        }
+    };
+    Ok(Some(Snapshot { seq, actions: as_shown(db, run_id, actions).await? }))
+}
+
+fn logged(row: &Row, first: usize) -> Result<Logged> {
+    let event: Event = decode(row, first + 2, "an event")?;
+    Ok(Logged { seq: number(row, first), at: time(row, first + 1), event })
+}
+
+pub(crate) async fn events_after(db: &Reader, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>> {
+    let sql = "SELECT e.seq, e.at, e.body FROM runs r JOIN events e ON e.run_id = r.id
+               WHERE r.org = $1 AND r.project = $2 AND r.domain = $3 AND r.name = $4 AND e.seq > $5
+               ORDER BY e.seq LIMIT $6";
+    let scope = &run.scope;
+    let params: [&(dyn ToSql + Sync); 6] =
+        [&scope.org, &scope.project, &scope.domain, &run.name, &amount(seq), &amount(limit as u64)];
+    db.rows(sql, &params, |row| logged(row, 0)).await
+}
+
+/// A place in the feed is the commit's number and the event's place in the commit.
+pub(crate) async fn feed_after(db: &Reader, pos: u64, limit: usize) -> Result<Vec<FeedItem>> {
+    let (commit, place) = (pos / PLACES, pos % PLACES);
+    let sql = "SELECT * FROM (
+                   SELECT c.pos, row_number() OVER (PARTITION BY c.pos ORDER BY k.n, e.seq) AS place,
+                          r.org, r.project, r.domain, r.name, e.seq, e.at, e.body
+                   FROM (SELECT * FROM commits WHERE pos >= $1 ORDER BY pos LIMIT $3) c
+                   CROSS JOIN LATERAL unnest(c.runs, c.firsts, c.lasts) WITH ORDINALITY k (run_id, first, last, n)
+                   JOIN events e ON e.run_id = k.run_id AND e.seq BETWEEN k.first AND k.last
+                   JOIN runs r ON r.id = k.run_id) f
+               WHERE (f.pos, f.place) > ($1, $2) ORDER BY f.pos, f.place LIMIT $3";
+    let params: [&(dyn ToSql + Sync); 3] = [&amount(commit), &amount(place), &amount(limit as u64 + 1)];
+    let mut items = db
+        .rows(sql, &params, |row| {
+            let pos = number(row, 0) * PLACES + number(row, 1);
+            Ok(FeedItem { pos, run: run_key(row, 2), logged: logged(row, 6)? })
+        })
+        .await?;
+    items.truncate(limit);
+    Ok(items)
+}
+
+/// An action with its run.
+type Held = (RunKey, ActionState);
+
+fn with_state(row: &Row) -> Result<Held> {
+    Ok((run_key(row, 0), state(row, 4)?))
+}
+
+fn named(row: &Row) -> Result<(RunKey, ActionName)> {
+    Ok((run_key(row, 0), action_name(row, 4)?))
+}
+
+/// When the next of `column` after `now` is.
+async fn next(db: &Reader, column: &str, now: Time) -> Result<Option<Time>> {
+    let sql = format!("SELECT min({column}) FROM live WHERE {column} > $1");
+    Ok(db.rows(&sql, &[&now.as_micros()], |row| Ok(maybe_time(row, 0))).await?.pop().flatten())
+}
+
+pub(crate) async fn lookups(db: &Reader, now: Time, limit: usize) -> Result<(Vec<Held>, Option<Time>)> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state
+               FROM (SELECT * FROM live WHERE lookup_at <= $1 ORDER BY lookup_at LIMIT $2) l
+               JOIN actions a ON a.id = l.id JOIN runs r ON r.id = l.run_id ORDER BY l.lookup_at";
+    let due = db.rows(sql, &[&now.as_micros(), &amount(limit as u64)], with_state).await?;
+    Ok((due, next(db, "lookup_at", now).await?))
+}
+
+pub(crate) async fn calls_due(db: &Reader, limit: usize) -> Result<Vec<Held>> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state FROM live l JOIN actions a ON a.id = l.id
+               JOIN runs r ON r.id = l.run_id WHERE l.call_at IS NOT NULL ORDER BY l.call_at LIMIT $1";
+    db.rows(sql, &[&amount(limit as u64)], with_state).await
+}
+
+pub(crate) async fn due(db: &Reader, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>)> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, l.name FROM live l JOIN runs r ON r.id = l.run_id
+               WHERE l.due_at <= $1 ORDER BY l.due_at LIMIT $2";
+    let due = db.rows(sql, &[&now.as_micros(), &amount(limit as u64)], named).await?;
+    Ok((due, next(db, "due_at", now).await?))
+}
+
+pub(crate) async fn held_by(db: &Reader, worker: &WorkerId) -> Result<Vec<Held>> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state FROM live l JOIN actions a ON a.id = l.id
+               JOIN runs r ON r.id = l.run_id WHERE l.worker = $1 ORDER BY l.id";
+    db.rows(sql, &[&worker.0], with_state).await
+}
+
+pub(crate) async fn unsettled(db: &Reader, limit: usize) -> Result<Vec<(RunKey, ActionName)>> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, c.name FROM live p
+               JOIN live c ON c.run_id = p.run_id AND c.parent = p.name AND NOT c.ended
+               JOIN runs r ON r.id = p.run_id WHERE p.ended LIMIT $1";
+    db.rows(sql, &[&amount(limit as u64)], named).await
+}
+
+pub(crate) const TASK_COLUMNS: &str = "t.org, t.project, t.domain, t.name, t.version, t.digest, t.short_name,
+                                       t.environment, t.entrypoint, t.deployed_at, t.deployer";
+
+pub(crate) fn deployed(row: &Row, first: usize) -> Result<DeployedTask> {
+    let key = run_key(row, first);
+    Ok(DeployedTask {
+        id: TaskId { scope: key.scope, name: key.name, version: row.get(first + 4) },
+        digest: row.get(first + 5),
+        short_name: row.get(first + 6),
+        environment: row.get(first + 7),
+        entrypoint: row.get::<_, i64>(first + 8) != 0,
+        deployed_at: time(row, first + 9),
+        deployed_by: decode(row, first + 10, "the deployer of a task")?,
+    })
+}
+
+pub(crate) async fn task(db: &Reader, id: &TaskId) -> Result<Option<DeployedTask>> {
+    let sql = format!(
+        "SELECT {TASK_COLUMNS} FROM tasks t
+         WHERE t.org = $1 AND t.project = $2 AND t.domain = $3 AND t.name = $4 AND t.version = $5"
+    );
+    let params: [&(dyn ToSql + Sync); 5] =
+        [&id.scope.org, &id.scope.project, &id.scope.domain, &clean(&id.name), &clean(&id.version)];
+    Ok(db.rows(&sql, &params, |row| deployed(row, 0)).await?.pop())
+}
+
+pub(crate) async fn project(db: &Reader, org: &str, id: &str) -> Result<Option<Project>> {
+    let sql = "SELECT body FROM projects WHERE org = $1 AND id = $2";
+    Ok(db.rows(sql, &[&clean(org), &clean(id)], |row| decode(row, 0, "a project")).await?.pop())
+}
+
+pub(crate) async fn projects(db: &Reader, org: &str) -> Result<Vec<Project>> {
+    db.rows("SELECT body FROM projects WHERE org = $1 ORDER BY id", &[&org], |row| decode(row, 0, "a project")).await
+}
