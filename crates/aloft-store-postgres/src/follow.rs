@@ -89,15 +89,21 @@ pub(crate) async fn follow(shared: std::sync::Weak<Shared>, mut heard: mpsc::Rec
 async fn catch_up(shared: &Arc<Shared>, mut pos: u64) -> Result<u64, StoreError> {
     loop {
         let client = shared.pool.get().await.map_err(from_pool)?;
-        let sql = "SELECT r.org, r.project, r.domain, r.name, max(k.last), max(c.pos)
+        let sql = "SELECT r.org, r.project, r.domain, r.name, k.last, c.pos
                    FROM (SELECT * FROM commits WHERE pos > $1 ORDER BY pos LIMIT $2) c
                    CROSS JOIN LATERAL unnest(c.runs, c.lasts) k (run_id, last) JOIN runs r ON r.id = k.run_id
-                   GROUP BY r.id";
+                   ORDER BY c.pos";
         let statement = client.prepare_cached(sql).await.map_err(from_postgres)?;
         let rows = client.query(&statement, &[&amount(pos), &amount(COMMITS)]).await.map_err(from_postgres)?;
-        let Some(newest) = rows.iter().map(|row| number(row, 5)).max() else { return Ok(pos) };
-        let runs: HashMap<RunKey, u64> = rows.iter().map(|row| (run_key(row, 0), number(row, 4))).collect();
-        shared.hub.publish(runs, Some(newest * PLACES + (PLACES - 1)));
+        let Some(newest) = rows.last().map(|row| number(row, 5)) else { return Ok(pos) };
+        // Of its own commits this process has told already.
+        let own = shared.told.lock().clone();
+        let others = rows.iter().filter(|row| !own.contains(&number(row, 5)));
+        let runs: HashMap<RunKey, u64> = others.map(|row| (run_key(row, 0), number(row, 4))).collect();
+        shared.told.lock().retain(|told| *told > newest);
+        if !runs.is_empty() {
+            shared.hub.publish(runs, Some(newest * PLACES + (PLACES - 1)));
+        }
         let whole = newest - pos >= COMMITS;
         pos = newest;
         if !whole {

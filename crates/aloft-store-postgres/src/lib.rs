@@ -21,7 +21,7 @@ mod rows;
 mod schema;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
@@ -39,6 +39,7 @@ use aloft_store::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::{Config, NoTls};
 
@@ -91,6 +92,8 @@ struct Shared {
     clock: Clock,
     /// The channel of notifications.
     channel: String,
+    /// Commits of this process whose watchers have been told, until the follower has come past them.
+    told: Mutex<BTreeSet<u64>>,
 }
 
 fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
@@ -145,6 +148,7 @@ impl PostgresStore {
             hub: Hub::new(pos * places + (places - 1)),
             clock,
             channel: format!("aloft.{schema}"),
+            told: Mutex::default(),
         });
         let mut writers = Vec::new();
         for _ in 0..options.writers.max(1) {

@@ -1,7 +1,7 @@
 //! The Postgres engine on a real Postgres: the common suite, and what is its own.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Weak,
@@ -10,8 +10,11 @@ use std::{
     time::Duration,
 };
 
-use aloft_core::Time;
-use aloft_store::Store;
+use aloft_core::{
+    ActionName, Asks, Command as Ask, DEFAULT_QUEUE, Lease, LeaseToken, Reply, RunInfo, RunKey, Scope, Seed,
+    TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
+};
+use aloft_store::{Queue, Store, StoreError, Submission, SubmitError, Which};
 use aloft_store_postgres::{Clock, Options, PostgresStore};
 
 fn clock() -> Clock {
@@ -39,7 +42,7 @@ impl Server {
             .unwrap();
         let server = Self { process, dir };
         for _ in 0..600 {
-            if server.socket().exists() {
+            if server.is_ready() {
                 return server;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -47,8 +50,10 @@ impl Server {
         panic!("Postgres did not start: see tools/postgres.sh");
     }
 
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join(".s.PGSQL.5432")
+    /// Postgres says so in its lock file.
+    fn is_ready(&self) -> bool {
+        let lock = std::fs::read_to_string(self.dir.path().join("data/postmaster.pid")).unwrap_or_default();
+        lock.lines().last().is_some_and(|line| line.trim() == "ready")
     }
 
     fn url(&self) -> String {
@@ -98,4 +103,252 @@ impl Drop for Server {
 async fn it_conforms() {
     let server = shared();
     aloft_store::conformance::run_all(|| async { Arc::new(open(&server.empty().await).await) as Arc<dyn Store> }).await;
+}
+
+fn key(name: &str) -> RunKey {
+    RunKey::new(Scope::new("local", "p", "d").unwrap(), name).unwrap()
+}
+
+fn seed() -> Seed {
+    let task = TaskRef {
+        digest: "d".into(),
+        project: "p".into(),
+        domain: "d".into(),
+        name: "env.f".into(),
+        version: "1".into(),
+        task_type: "python".into(),
+        short_name: "f".into(),
+        environment: "env".into(),
+    };
+    Seed::Task(TaskSeed {
+        task,
+        policy: TaskPolicy::default(),
+        input_uri: "s3://b/in.pb".into(),
+        run_output_base: "s3://b/r".into(),
+        cache: None,
+        queue: DEFAULT_QUEUE.into(),
+        asks: Asks::default(),
+    })
+}
+
+fn create(name: &str) -> Submission {
+    Submission::new(key(name), Ask::create_run(seed(), RunInfo::default()))
+}
+
+fn child(run: &str, name: &str) -> Submission {
+    let name = ActionName::new(name).unwrap();
+    Submission::new(key(run), Ask::enqueue(name, ActionName::root(), "", seed()))
+}
+
+fn lease(run: &str, name: &str, token: u64) -> Submission {
+    let lease = Lease { worker: WorkerId("w".into()), token: LeaseToken(token) };
+    Submission::new(key(run), Ask::Lease { action: ActionName::new(name).unwrap(), lease })
+}
+
+async fn with_queue(store: &PostgresStore) {
+    let queue = Queue {
+        org: "local".into(),
+        name: DEFAULT_QUEUE.into(),
+        spec: Default::default(),
+        state: aloft_core::QueueState::Active,
+        generation: 1,
+        created_at: Time::default(),
+        created_by: Default::default(),
+        updated_at: Time::default(),
+        deleted_at: None,
+    };
+    store.create_queue(queue).await.unwrap();
+}
+
+/// Every event of the feed, read in small pieces.
+async fn feed(store: &PostgresStore) -> Vec<(RunKey, u64)> {
+    let (mut pos, mut all) = (0, Vec::new());
+    loop {
+        let some = store.feed_after(pos, 7).await.unwrap();
+        let Some(last) = some.last() else { return all };
+        assert!(some.windows(2).all(|w| w[0].pos < w[1].pos) && some[0].pos > pos, "places grow");
+        pos = last.pos;
+        all.extend(some.into_iter().map(|item| (item.run, item.logged.seq)));
+    }
+}
+
+/// Several control planes write into the same runs at once: each log is gapless, and a cursor over all of them that follows
+/// while they write sees each event once, in its log's order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_share_runs() {
+    let server = shared();
+    let url = server.empty().await;
+    let stores = [open(&url).await, open(&url).await, open(&url).await];
+    with_queue(&stores[0]).await;
+    for run in ["r0", "r1", "r2"] {
+        stores[0].submit(create(run)).await.unwrap();
+    }
+    let follower = tokio::spawn({
+        let store = stores[2].clone();
+        async move {
+            let (mut pos, mut seen, mut quiet) = (0, Vec::new(), 0);
+            while quiet < 20 {
+                let some = store.feed_after(pos, 50).await.unwrap();
+                quiet = if some.is_empty() { quiet + 1 } else { 0 };
+                pos = some.last().map_or(pos, |i| i.pos);
+                seen.extend(some.into_iter().map(|i| (i.run, i.logged.seq)));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            seen
+        }
+    });
+    let writers = (0..12).map(|w| {
+        let store = stores[w % 2].clone();
+        tokio::spawn(async move {
+            for i in 0..25 {
+                let run = format!("r{}", (w + i) % 3);
+                let name = format!("c{w}-{i}");
+                assert_eq!(store.submit(child(&run, &name)).await, Ok(Reply::Done));
+                // The same again through another control plane changes nothing.
+                assert_eq!(store.submit(child(&run, &name)).await, Ok(Reply::Unchanged));
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let mut logs = std::collections::BTreeMap::<RunKey, Vec<u64>>::new();
+    for (run, seq) in feed(&stores[1]).await {
+        logs.entry(run).or_default().push(seq);
+    }
+    let total: usize = logs.values().map(Vec::len).sum();
+    assert_eq!(total, 3 + 12 * 25);
+    for (run, seqs) in &logs {
+        assert!(seqs.iter().copied().eq(1..=seqs.len() as u64), "{run}: {seqs:?}");
+        let snapshot = stores[2].snapshot(run, Which::All).await.unwrap().unwrap();
+        assert_eq!((snapshot.seq, snapshot.actions.len()), (seqs.len() as u64, seqs.len()));
+    }
+    let mut seen = std::collections::BTreeMap::<RunKey, Vec<u64>>::new();
+    for (run, seq) in follower.await.unwrap() {
+        seen.entry(run).or_default().push(seq);
+    }
+    assert_eq!(seen, logs, "a cursor that follows misses nothing");
+    let load = stores[2].queue_load("local", DEFAULT_QUEUE).await.unwrap();
+    assert_eq!(load.waiting, total as u64);
+}
+
+/// Of many that take the same action at once through several control planes, one gets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_many_takes_an_action() {
+    let server = shared();
+    let url = server.empty().await;
+    let stores = [open(&url).await, open(&url).await];
+    with_queue(&stores[0]).await;
+    let creates = (0..8).map(|i| {
+        let store = stores[i % 2].clone();
+        async move { store.submit(create("same")).await }
+    });
+    let made = futures::future::join_all(creates).await;
+    assert_eq!(made.iter().filter(|r| **r == Ok(Reply::Done)).count(), 1, "{made:?}");
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let leases = (1..9).map(|token| {
+        let store = stores[token as usize % 2].clone();
+        async move { store.submit(lease("same", "a0", token)).await }
+    });
+    let taken = futures::future::join_all(leases).await;
+    assert_eq!(taken.iter().filter(|r| **r == Ok(Reply::Done)).count(), 1, "{taken:?}");
+    let held = stores[0].held_by(&WorkerId("w".into())).await.unwrap();
+    assert_eq!(held.len(), 1);
+}
+
+/// A watcher at one control plane wakes when another commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_is_heard_everywhere() {
+    let server = shared();
+    let url = server.empty().await;
+    let (here, there) = (open(&url).await, open(&url).await);
+    with_queue(&here).await;
+    here.submit(create("r")).await.unwrap();
+    let (mut run, mut all) = (there.changes(&key("r")), there.feed());
+    all.mark_unchanged();
+    run.mark_unchanged();
+    here.submit(child("r", "x")).await.unwrap();
+    let soon = Duration::from_secs(30);
+    tokio::time::timeout(soon, run.changed()).await.expect("the run's watcher wakes").unwrap();
+    tokio::time::timeout(soon, all.changed()).await.expect("the feed's watcher wakes").unwrap();
+    assert_eq!(there.snapshot(&key("r"), Which::All).await.unwrap().unwrap().seq, 2);
+}
+
+/// Connections that the server ends, while it restarts or fails over, fail the requests under way and nothing else: what
+/// was acknowledged is there, what was not is there as a whole or not at all, and the store goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_connections_lose_nothing() {
+    // Of its own: the connections of others are not for it to end.
+    let server = Server::start();
+    let url = server.empty().await;
+    let store = open(&url).await;
+    with_queue(&store).await;
+    store.submit(create("r")).await.unwrap();
+    let (admin, connection) = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let writers: Vec<_> = (0..8)
+        .map(|w| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut acknowledged = Vec::new();
+                for i in 0..40 {
+                    let name = format!("c{w}-{i}");
+                    match store.submit(child("r", &name)).await {
+                        Ok(_) => acknowledged.push(name),
+                        Err(SubmitError::Store(StoreError::Unavailable(_))) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE application_name = 'aloft' AND query NOT LIKE 'LISTEN%' AND pid <> pg_backend_pid()";
+        admin.query_one(sql, &[]).await.unwrap();
+    }
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.unwrap());
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while let Err(error) = store.submit(child("r", "last")).await {
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let snapshot = store.snapshot(&key("r"), Which::All).await.unwrap().unwrap();
+    assert_eq!(snapshot.seq, snapshot.actions.len() as u64, "an event for each action");
+    let there: std::collections::BTreeSet<_> = snapshot.actions.iter().map(|a| a.name.as_str().to_owned()).collect();
+    for name in &acknowledged {
+        assert!(there.contains(name), "{name} was acknowledged and is not there");
+    }
+    let waiting = store.queue_load("local", DEFAULT_QUEUE).await.unwrap().waiting;
+    assert_eq!(waiting, snapshot.actions.len() as u64, "the sums are those of what is there");
+}
+
+#[tokio::test]
+async fn a_schema_that_is_too_new_is_refused() {
+    let server = shared();
+    let url = server.empty().await;
+    drop(open(&url).await);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let known: i64 = client.query_one("SELECT version FROM schema_version", &[]).await.unwrap().get(0);
+    // One newer is what the next version leaves, and it runs beside this one during an upgrade.
+    client.execute("UPDATE schema_version SET version = $1", &[&(known + 1)]).await.unwrap();
+    drop(open(&url).await);
+    client.execute("UPDATE schema_version SET version = $1", &[&(known + 2)]).await.unwrap();
+    let refused = PostgresStore::open(&url, &options(), clock()).await.err();
+    assert_eq!(refused, Some(StoreError::Newer { found: known + 2, known }));
+}
+
+#[tokio::test]
+async fn an_address_that_leads_nowhere_is_said_without_its_password() {
+    for url in ["postgres://aloft:hunter2@127.0.0.1:1/aloft", "postgres://aloft:hunter2@/%zz", "hunter2"] {
+        let options = Options { wait: Duration::from_secs(2), ..options() };
+        let error = PostgresStore::open(url, &options, clock()).await.err().expect("refused").to_string();
+        assert!(error.contains("database") && !error.contains("hunter2"), "{error}");
+    }
 }

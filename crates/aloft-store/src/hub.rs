@@ -50,18 +50,22 @@ impl Hub {
                     if sender.receiver_count() == 0 {
                         watched.remove(&run);
                     } else {
-                        sender.send_replace(seq);
+                        grow(sender, seq);
                     }
                 }
             }
         }
         if let Some(pos) = pos {
-            // Two commits may be told in the other order.
-            self.feed.send_if_modified(|known| {
-                let grown = pos > *known;
-                *known = pos.max(*known);
-                grown
-            });
+            grow(&self.feed, pos);
         }
     }
+}
+
+/// Two commits may be told in the other order, and one twice: only what is new wakes.
+fn grow(channel: &watch::Sender<u64>, to: u64) {
+    channel.send_if_modified(|known| {
+        let grown = to > *known;
+        *known = to.max(*known);
+        grown
+    });
 }

@@ -112,6 +112,7 @@ async fn once(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<
     }
     let written = write::all(&tx, &known, &decided).await?;
     let pos = tail::commit(tx, &shared.channel, &known, &decided, &written).await?;
+    shared.told.lock().insert(pos / PLACES);
     shared.hub.publish(decided.seqs(), Some(pos));
     Ok(decided.answers)
 }
