@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use aloft_core::Phase;
 use aloft_flyteidl2::flyteidl2::{
     actions::{
-        AbortRequest, AbortResponse, Action as WireAction, EnqueueRequest, EnqueueResponse, WatchForUpdatesRequest,
-        action, watch_for_updates_request,
+        AbortRequest, AbortResponse, Action as WireAction, EnqueueRequest, EnqueueResponse, SignalRequest,
+        SignalResponse, WatchForUpdatesRequest, action, watch_for_updates_request,
     },
     common::{Filter, ListRequest, Sort, filter, sort},
     dataproxy::{UploadInputsRequest, UploadInputsResponse},
@@ -16,9 +16,9 @@ use aloft_flyteidl2::flyteidl2::{
         AbortQueuedRunRequest, AbortQueuedRunResponse, AbortRunRequest, AbortRunResponse, CreateRunRequest,
         CreateRunResponse, EnqueueActionRequest, EnqueueActionResponse, GetActionDetailsRequest,
         GetActionDetailsResponse, GetRunDetailsRequest, GetRunDetailsResponse, ListActionsRequest, ListActionsResponse,
-        ListRunsRequest, ListRunsResponse, WatchActionDetailsRequest, WatchActionsRequest, WatchRequest,
-        WatchRunDetailsRequest, WatchRunsRequest, create_run_request, enqueue_action_request, list_runs_request,
-        watch_request, watch_runs_request,
+        ListRunsRequest, ListRunsResponse, SignalEventRequest, SignalEventResponse, WatchActionDetailsRequest,
+        WatchActionsRequest, WatchRequest, WatchRunDetailsRequest, WatchRunsRequest, create_run_request,
+        enqueue_action_request, list_runs_request, watch_request, watch_runs_request,
     },
 };
 use parking_lot::Mutex;
@@ -32,6 +32,7 @@ use crate::{
         views::rule_1_every_view_can_be_read,
     },
     seen::{Details, Shown},
+    signal::Value,
     spec,
     step::{Kind, Work},
 };
@@ -88,8 +89,12 @@ impl Client {
                 let called = self.abort(run, action.as_deref(), reason, *via).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
-            // A worker's, who is no client.
-            Request::Lease { .. } | Request::Report { .. } => Ok(Answer::Lost),
+            Request::Signal { action, value, via } => {
+                let called = self.signal(action, *value, *via).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
+            }
+            // A worker's or a reconciler's, who is no client.
+            Request::Lease { .. } | Request::Report { .. } | Request::TimeOut => Ok(Answer::Lost),
         }
     }
 
@@ -125,7 +130,7 @@ impl Client {
     async fn enqueue(&self, id: &ActionId, parent: &str, kind: &Kind, group: &str, old: bool) -> Result<(), CallError> {
         let input_uri = match kind {
             Kind::Task(work) => self.uploaded(&id.run.place, work).await?,
-            Kind::Trace { .. } => String::new(),
+            Kind::Trace { .. } | Kind::Condition(_) => String::new(),
         };
         let (action_id, parent) = (spec::action_id(id).into(), Some(parent.to_owned()));
         // An empty base is the run's own.
@@ -134,6 +139,7 @@ impl Client {
             let spec = match kind {
                 Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work)),
                 Kind::Trace { failed, .. } => enqueue_action_request::Spec::from(spec::trace_action(id, kind, *failed)),
+                Kind::Condition(condition) => enqueue_action_request::Spec::from(condition.wire()),
             };
             let request = EnqueueActionRequest {
                 action_id,
@@ -150,6 +156,7 @@ impl Client {
         let spec = match kind {
             Kind::Task(work) => action::Spec::from(spec::task_action(work)),
             Kind::Trace { failed, .. } => action::Spec::from(spec::trace_action(id, kind, *failed)),
+            Kind::Condition(condition) => action::Spec::from(condition.wire()),
         };
         let action = WireAction {
             action_id,
@@ -212,6 +219,17 @@ impl Client {
                 door.unary::<AbortQueuedActionResponse>(method, &request, &[]).await.map(drop)
             }
         }
+    }
+
+    async fn signal(&self, id: &ActionId, value: Value, via: u8) -> Result<(), CallError> {
+        let action_id = spec::action_id(id).into();
+        if via == 0 {
+            let request = SignalEventRequest { action_id, payload: value.payload().into(), ..Default::default() };
+            let method = "workflow.RunService/SignalEvent";
+            return self.door.unary::<SignalEventResponse>(method, &request, &[]).await.map(drop);
+        }
+        let request = SignalRequest { action_id, value: value.literal().into(), ..Default::default() };
+        self.door.unary::<SignalResponse>("actions.ActionsService/Signal", &request, &[]).await.map(drop)
     }
 
     /// Makes a project.

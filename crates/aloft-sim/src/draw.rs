@@ -2,7 +2,10 @@
 
 use proptest::{collection::vec, option, prelude::*};
 
-use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
+use crate::{
+    signal::{Condition, Says, Type, Value},
+    step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work},
+};
 
 /// How many phrases most sequences have, and how many some. Most defects need fewer than ten steps; a run that is tried,
 /// retried, aborted and found again after restarts takes more.
@@ -53,6 +56,12 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         // It is taken, begins and ends, or takes too long.
         1 => (lease(), running(), wait(), ended())
             .prop_map(|(lease, running, wait, ended)| vec![lease, running, Step::Wait(wait), Step::CheckLimits, ended]),
+        // A condition waits, and somebody signals: at once, as its time is up, or beside another who signals or aborts.
+        1 => (pause(), signal()).prop_map(|(pause, signal)| vec![pause, Step::Do(signal)]),
+        1 => (pause(), wait(), signal())
+            .prop_map(|(pause, wait, signal)| vec![pause, Step::Wait(wait), Step::Race(vec![signal, Command::TimeOut])]),
+        1 => (pause(), signal(), prop_oneof![signal(), abort()])
+            .prop_map(|(pause, signal, other)| vec![pause, Step::Race(vec![signal, other])]),
         // It ends, and what follows is taken when its time has come.
         1 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
     ]
@@ -61,7 +70,7 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => command().prop_map(Step::Do),
-        3 => vec(command(), 2..=3).prop_map(Step::Race),
+        3 => vec(prop_oneof![12 => command(), 1 => Just(Command::TimeOut)], 2..=3).prop_map(Step::Race),
         4 => (0u8..6).prop_map(Step::Again),
         1 => lossy().prop_map(Step::Cut),
         1 => Just(Step::Restart),
@@ -97,7 +106,7 @@ fn command() -> impl Strategy<Value = Command> {
 
 /// What clients ask.
 fn request() -> impl Strategy<Value = Command> {
-    prop_oneof![5 => create(), 7 => enqueue(), 2 => abort()]
+    prop_oneof![5 => create(), 8 => enqueue(), 2 => abort(), 1 => signal()]
 }
 
 /// What can be asked again by a client that lost the answer.
@@ -121,10 +130,19 @@ fn create() -> impl Strategy<Value = Command> {
     (place(), naming, work()).prop_map(|(place, name, work)| Command::Create { place, name, work })
 }
 
+/// A condition is enqueued.
+fn pause() -> impl Strategy<Value = Step> {
+    let conditions = (0u8..2, 1u8..5, 0u8..5, condition());
+    conditions.prop_map(|(run, action, parent, condition)| {
+        Step::Do(Command::Enqueue { run, action, parent, kind: Kind::Condition(condition), old: false })
+    })
+}
+
 fn enqueue() -> impl Strategy<Value = Command> {
     let kind = prop_oneof![
         3 => work().prop_map(Kind::Task),
         1 => (0u8..2, any::<bool>()).prop_map(|(name, failed)| Kind::Trace { name, failed }),
+        1 => condition().prop_map(Kind::Condition),
     ];
     let action = prop_oneof![40 => 1u8..5, 1 => Just(0)];
     (known(0..4), action, known(0..5), kind, any::<bool>())
@@ -133,6 +151,23 @@ fn enqueue() -> impl Strategy<Value = Command> {
 
 fn abort() -> impl Strategy<Value = Command> {
     (known(0..4), option::of(known(0..5)), 0u8..3).prop_map(|(run, action, via)| Command::Abort { run, action, via })
+}
+
+fn types() -> impl Strategy<Value = Type> {
+    prop_oneof![Just(Type::Bool), Just(Type::Int), Just(Type::Float), Just(Type::Text)]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    (0u8..2, types(), option::weighted(0.4, prop_oneof![Just(50u16), Just(100), Just(1000)]))
+        .prop_map(|(name, awaits, timeout)| Condition { name, awaits, timeout })
+}
+
+/// Few values, so that the same one is said again often enough.
+fn signal() -> impl Strategy<Value = Command> {
+    let value = (types(), 0u8..2).prop_map(|(kind, n)| Says::Exactly(Value::fitting(kind, n)));
+    let says = prop_oneof![3 => (0u8..2).prop_map(Says::Fitting), 1 => value];
+    let action = prop_oneof![12 => Just(0u8), 3 => 1u8..4, 1 => Just(NOBODY)];
+    (known(0..2), action, says, 0u8..2).prop_map(|(run, action, says, via)| Command::Signal { run, action, says, via })
 }
 
 /// A small number, or once in a while one that names nothing.

@@ -1,6 +1,8 @@
 //! Deliberate defects between the server and the simulation, to prove that the rules notice them. Those of the store are
 //! made in its file, beside the server; the others change what is asked and what is seen.
 
+mod signals;
+
 use std::{
     collections::HashMap,
     fs,
@@ -81,6 +83,22 @@ pub enum Defect {
     ForgetsAttempts,
     /// One list shows another phase than the details.
     Disagrees,
+    /// A condition takes any value, and other actions take one too.
+    TakesAnySignal,
+    /// A signal that came too late is answered as if it had won.
+    SignalsTheEnded,
+    /// A repeated signal is not recognised.
+    RefusesRepeatedSignals,
+    /// A condition that waits takes nothing.
+    DoesNotHear,
+    /// The value of a condition is not shown.
+    HidesValues,
+    /// Somebody else is named as who signalled.
+    NamesAnother,
+    /// A condition that nobody signalled is shown as succeeded.
+    EndsPauses,
+    /// The parent of a condition does not hear its value.
+    KeepsValuesToItself,
 }
 
 /// A defect and what it has seen so far; without one, everything passes as it is.
@@ -94,6 +112,7 @@ pub struct Fault {
     files: Vec<(PathBuf, Vec<u8>)>,
     seen: HashMap<ActionId, Details>,
     given: Vec<Granted>,
+    signals: Vec<Request>,
     asked: u16,
     done: bool,
 }
@@ -194,6 +213,7 @@ impl Fault {
             (_, Request::Lease { worker, .. }, Answer::Done(Reply::Leased(granted))) => {
                 Answer::Done(Reply::Leased(self.leased(worker, granted)))
             }
+            (_, Request::Signal { .. }, answer) => self.signalled(request, answer),
             (_, _, answer) => answer,
         }
     }
@@ -297,7 +317,7 @@ impl Fault {
                 details.attempts.remove(0);
                 details
             }
-            _ => details,
+            _ => self.condition(details),
         }
     }
 
@@ -306,6 +326,7 @@ impl Fault {
         if self.is(Defect::Disagrees) {
             rows.iter_mut().filter(|r| r.phase == Phase::Running).for_each(|r| r.phase = Phase::Initializing);
         }
+        rows.iter_mut().for_each(|row| self.unpause(row));
         rows
     }
 
@@ -349,7 +370,7 @@ impl Fault {
                     }
                 }
             }
-            _ => {}
+            _ => self.told(&mut heard),
         }
         heard
     }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::step::{Kind, Progress, Work};
+use crate::{
+    signal::Value,
+    step::{Kind, Progress, Work},
+};
 
 /// A project and a domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +127,17 @@ pub enum Request {
         /// What.
         progress: Progress,
     },
+    /// Give a condition its value.
+    Signal {
+        /// The condition.
+        action: ActionId,
+        /// The value.
+        value: Value,
+        /// Through which service.
+        via: u8,
+    },
+    /// End what a time limit has ended.
+    TimeOut,
 }
 
 /// The error that simulated tasks raise, and the one of an attempt that was lost: code and message.

@@ -17,6 +17,7 @@ pub mod scene;
 pub mod search;
 pub mod seen;
 pub mod server;
+pub mod signal;
 pub mod spec;
 pub mod step;
 pub mod tally;

@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{Place, RunId},
-    model::{Model, Run},
+    model::{Action, Model, Run},
     step::NOBODY,
 };
 
@@ -65,6 +65,15 @@ impl Scene {
             0 => aloft_core::ROOT_ACTION.to_owned(),
             n => format!("x{n}"),
         }
+    }
+
+    /// Action number `n` of those of `run` that exist, the conditions before the others.
+    pub fn condition(&self, n: u8, run: &RunId, model: &Model) -> String {
+        let Some(found) = model.run(run).filter(|_| n != NOBODY) else { return "nobody".to_owned() };
+        let is_condition = |name: &&String| found.actions.get(*name).is_some_and(Action::is_condition);
+        let (mut names, others): (Vec<_>, Vec<_>) = found.names().into_iter().partition(is_condition);
+        names.extend(others);
+        names.get(usize::from(n) % names.len().max(1)).map_or_else(String::new, |name| (*name).clone())
     }
 
     /// Action number `n` of those of `run` that exist; the root is the first.

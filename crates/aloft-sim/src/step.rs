@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::signal::{Condition, Says};
+
 /// One step of a sequence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Step {
@@ -83,6 +85,19 @@ pub enum Command {
         /// What is wrong with it.
         how: Forgery,
     },
+    /// Give a condition its value.
+    Signal {
+        /// Which run.
+        run: u8,
+        /// Which of its actions, the conditions first.
+        action: u8,
+        /// What it is told.
+        says: Says,
+        /// Through which of the services that can.
+        via: u8,
+    },
+    /// The one time limit that is due ends what it limits, if it is one.
+    TimeOut,
 }
 
 /// A number that resolves to nothing: an unknown project, run, action or parent.
@@ -152,6 +167,8 @@ pub enum Kind {
         /// Whether it raised.
         failed: bool,
     },
+    /// A condition to wait for.
+    Condition(Condition),
 }
 
 /// What a worker saw of an attempt.

@@ -26,6 +26,8 @@ impl Tally {
             Request::Abort { .. } => "abort",
             Request::Lease { .. } => "lease",
             Request::Report { .. } => "report",
+            Request::Signal { .. } => "signal",
+            Request::TimeOut => "time out",
         };
         let how = match answer {
             Answer::Done(Reply::Leased(granted)) if granted.is_empty() => "nothing",
@@ -41,6 +43,9 @@ impl Tally {
         self.count(format!("ended: {}", details.shown.phase.words()));
         if details.attempts.len() > 1 {
             self.count("ended: after a retry");
+        }
+        if details.signal.is_some() {
+            self.count("ended: signalled");
         }
         if let Some(error) = &details.error {
             self.count(format!("error: {}", error.code));

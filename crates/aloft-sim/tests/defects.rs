@@ -40,6 +40,16 @@ const EXPECTED: &[(Defect, &str)] = &[
     (Defect::OverfillsPages, "rule_10_pages_are_bounded_and_complete"),
     (Defect::ForgetsAttempts, "rule_5_attempts_are_kept"),
     (Defect::Disagrees, "rule_1_views_agree"),
+    (Defect::TakesAnySignal, "rule_9_a_value_of_another_kind_is_refused"),
+    (Defect::TakesAnySignal, "rule_9_only_conditions_are_signalled"),
+    (Defect::SignalsTheEnded, "rule_5_a_signal_loses_against_an_end"),
+    (Defect::SignalsTheEnded, "rule_5_a_second_value_is_refused"),
+    (Defect::RefusesRepeatedSignals, "rule_4_the_same_signal_changes_nothing"),
+    (Defect::DoesNotHear, "rule_3_a_waiting_condition_takes_its_value"),
+    (Defect::HidesValues, "rule_3_a_signal_is_shown_with_its_value"),
+    (Defect::NamesAnother, "rule_9_a_signal_says_who_gave_it"),
+    (Defect::EndsPauses, "rule_5_nothing_but_a_signal_succeeds_a_condition"),
+    (Defect::KeepsValuesToItself, "rule_1_a_watch_loses_nothing"),
 ];
 
 /// How a defect was noticed instead, if its rule was not broken.

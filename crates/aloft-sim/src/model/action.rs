@@ -5,6 +5,7 @@ use aloft_core::{Phase, Time};
 use super::Run;
 use crate::{
     rules::views::rank,
+    signal::Value,
     step::{Kind, Policy},
 };
 
@@ -85,6 +86,8 @@ pub enum Why {
     Asked(String),
     /// This action above it ended.
     Above(String),
+    /// Somebody signalled it with this value.
+    Signalled(Value),
 }
 
 /// Whether an action lives, as far as is known.
@@ -137,14 +140,20 @@ impl Action {
     pub fn policy(&self) -> Policy {
         match &self.kind {
             Kind::Task(work) => work.policy.clone(),
-            Kind::Trace { .. } => Policy::default(),
+            Kind::Trace { .. } | Kind::Condition(_) => Policy::default(),
         }
+    }
+
+    /// Whether it waits for somebody's word instead of a worker.
+    pub fn is_condition(&self) -> bool {
+        matches!(self.kind, Kind::Condition(_))
     }
 
     /// Where it is.
     pub fn phase(&self) -> Option<Phase> {
         match &self.end {
             Some(end) => end.phase,
+            None if self.is_condition() => Some(Phase::Paused),
             None => self.attempts.last().map(Attempt::phase),
         }
     }
@@ -210,6 +219,9 @@ impl Action {
     /// The time limit that passes first, when, and the code it fails with. Of those that pass together the deadline counts
     /// before the wait, and the wait before the runtime.
     pub fn limit(&self) -> Option<(Time, &'static str)> {
+        if let (Kind::Condition(condition), None) = (&self.kind, &self.end) {
+            return condition.timeout.map(|ms| (plus(self.created, millis(ms)), "CONDITION_TIMED_OUT"));
+        }
         let attempt = self.attempts.last().filter(|_| self.end.is_none())?;
         let policy = self.policy();
         let running = attempt.entered(Phase::Running);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Model {
-    fn unchanged(&self) -> Check<Vec<Model>> {
+    pub(super) fn unchanged(&self) -> Check<Vec<Model>> {
         Ok(vec![self.clone()])
     }
 
@@ -23,7 +23,7 @@ impl Model {
     }
 
     /// This model, and this one changed if that is possible: it is certain if the answer came.
-    fn changed(&self, done: bool, change: impl FnOnce(&mut Model)) -> Vec<Model> {
+    pub(super) fn changed(&self, done: bool, change: impl FnOnce(&mut Model)) -> Vec<Model> {
         let mut after = self.clone();
         change(&mut after);
         if done { vec![after] } else { vec![self.clone(), after] }
@@ -88,13 +88,14 @@ impl Model {
         let order = self.number();
         let (attempts, end) = match kind {
             Kind::Task(_) => (vec![Attempt::queued(1, at, at)], None),
+            Kind::Condition(_) => (Vec::new(), None),
             Kind::Trace { failed, .. } => {
                 let phase = if *failed { Phase::Failed } else { Phase::Succeeded };
                 let code = failed.then(|| "TraceFailed".to_owned());
                 (Vec::new(), Some(End { phase: Some(phase), at: Some(trace_times().1), why: Why::Itself(code) }))
             }
         };
-        let created = if attempts.is_empty() { trace_times().0 } else { at };
+        let created = if matches!(kind, Kind::Trace { .. }) { trace_times().0 } else { at };
         let action = Action {
             order,
             parent: parent.map(str::to_owned),
@@ -200,7 +201,7 @@ impl Model {
     }
 
     /// The action ends by another hand, and all below it.
-    fn end(&mut self, target: &ActionId, phase: Option<Phase>, at: Option<Time>, why: Why) {
+    pub(super) fn end(&mut self, target: &ActionId, phase: Option<Phase>, at: Option<Time>, why: Why) {
         let theirs = self.theirs();
         let Some(run) = self.runs.get_mut(&target.run) else { return };
         let Some(action) = run.actions.get_mut(&target.name) else { return };

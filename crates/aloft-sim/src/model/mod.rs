@@ -9,6 +9,7 @@
 mod action;
 mod beliefs;
 mod client;
+mod condition;
 mod expect;
 mod worker;
 
@@ -90,6 +91,8 @@ impl Model {
             }
             Request::Lease { worker, max } => self.lease(worker, *max, asked.alone, answer, at),
             Request::Report { lease, progress } => self.report(lease, progress, answer, at),
+            Request::Signal { action, value, .. } => self.signal(action, *value, answer, at),
+            Request::TimeOut => self.time_out(answer, at),
         }
     }
 

@@ -132,12 +132,7 @@ impl Model {
     /// next one; a wait or a deadline that has passed stays passed.
     pub fn check_limits(&mut self, at: Time) {
         loop {
-            let mut due: Vec<_> = self
-                .all()
-                .filter_map(|(run, name, a)| Some((a.limit()?.0, a.order, run.action(name))))
-                .filter(|(when, ..)| *when <= at)
-                .collect();
-            due.sort();
+            let due = self.limits_due(at);
             if due.is_empty() {
                 return;
             }
@@ -147,7 +142,15 @@ impl Model {
         }
     }
 
-    fn check_limit(&mut self, id: &ActionId, at: Time) {
+    /// The limits that have passed by `at`, in their order.
+    pub(super) fn limits_due(&self, at: Time) -> Vec<(Time, u32, ActionId)> {
+        let limits = self.all().filter_map(|(run, name, a)| Some((a.limit()?.0, a.order, run.action(name))));
+        let mut due: Vec<_> = limits.filter(|(when, ..)| *when <= at).collect();
+        due.sort();
+        due
+    }
+
+    pub(super) fn check_limit(&mut self, id: &ActionId, at: Time) {
         let theirs = self.theirs();
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         let Some(action) = run.actions.get_mut(&id.name) else { return };

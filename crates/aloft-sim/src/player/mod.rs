@@ -26,6 +26,7 @@ use crate::{
     rules::{Check, answers::Answer, durable, views},
     scene::Scene,
     seen::{Details, Shown},
+    signal::{Says, Value},
     step::{Command, Forgery, Naming, Step, Watch},
     tally::Tally,
     watching::Watching,
@@ -203,6 +204,17 @@ impl<'h> Player<'h> {
             Command::Report { lease, progress } => {
                 Request::Report { lease: self.lease(*lease)?, progress: progress.clone() }
             }
+            Command::Signal { run, action, says, via } => {
+                let run = scene.run(*run, model);
+                let action = run.action(&scene.condition(*action, &run, model));
+                let value = match says {
+                    Says::Exactly(value) => *value,
+                    Says::Fitting(n) => Value::fitting(model.awaits(&action), *n),
+                };
+                Request::Signal { action, value, via: *via }
+            }
+            // More than one limit at once, and other requests could come between them.
+            Command::TimeOut => model.has_one_limit_due(self.host.now()).then_some(Request::TimeOut)?,
             Command::Forge { lease, how } => {
                 let mut lease = self.lease(*lease)?;
                 match how {
@@ -237,9 +249,9 @@ impl<'h> Player<'h> {
         Ok(())
     }
 
-    /// A lease asks for something else each time it is asked, so only the rest can be repeated.
+    /// A lease and a time limit ask for something else each time, so only the rest can be repeated.
     fn remember(&mut self, request: Request) {
-        if !matches!(request, Request::Lease { .. }) {
+        if !matches!(request, Request::Lease { .. } | Request::TimeOut) {
             self.asked.push(request);
         }
     }
@@ -260,7 +272,10 @@ impl<'h> Player<'h> {
         let at = self.host.now();
         let answers = join_all(requests.iter().map(|request| self.send(request))).await;
         let answers = answers.into_iter().collect::<Check<Vec<_>>>()?;
-        self.tally.count("raced");
+        if requests.len() > 1 {
+            self.tally.count("raced");
+        }
+        requests.iter().zip(&answers).for_each(|(request, answer)| self.tally.answered(request, answer));
         let asked: Vec<_> = requests
             .iter()
             .zip(answers)
@@ -358,7 +373,10 @@ impl<'h> Player<'h> {
         match request {
             Request::Lease { worker, max } => self.take(worker, *max).await,
             Request::Report { lease, progress } => self.report(lease, progress).await,
-            Request::Create { .. } | Request::Enqueue { .. } | Request::Abort { .. } => self.client.ask(request).await,
+            Request::TimeOut => self.time_out().await,
+            Request::Create { .. } | Request::Enqueue { .. } | Request::Abort { .. } | Request::Signal { .. } => {
+                self.client.ask(request).await
+            }
         }
     }
 
@@ -370,9 +388,9 @@ impl<'h> Player<'h> {
                     self.look(&shown.id).await?;
                 }
             }
-            Request::Enqueue { action, .. } => self.look(action).await?,
+            Request::Enqueue { action, .. } | Request::Signal { action, .. } => self.look(action).await?,
             Request::Report { lease, .. } => self.look(&lease.action).await?,
-            Request::Lease { .. } => {}
+            Request::Lease { .. } | Request::TimeOut => {}
             Request::Abort { run, action, .. } => {
                 let target = run.action(action.as_deref().unwrap_or(ROOT_ACTION));
                 self.look(&target).await?;

@@ -11,6 +11,7 @@ pub mod bounds;
 pub mod durable;
 pub mod leases;
 pub mod log;
+pub mod signals;
 pub mod streams;
 pub mod views;
 
