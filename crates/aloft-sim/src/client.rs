@@ -25,7 +25,8 @@ use parking_lot::Mutex;
 
 use crate::{
     door::{CallError, Door, Stream},
-    ids::{ActionId, Name, Place, Request, RunId},
+    ids::{ActionId, Name, Place, Request, RunId, RunLane},
+    lanes::{self, ShownQueue},
     rules::{
         Check,
         answers::{Answer, Reply, rule_9_an_error_is_one_of_the_contract},
@@ -80,9 +81,9 @@ impl Client {
     /// An answer that is none of the contract's.
     pub async fn ask(&self, request: &Request) -> Check<Answer> {
         match request {
-            Request::Create { place, name, work } => self.create(place, name, work).await,
-            Request::Enqueue { action, parent, kind, group, old } => {
-                let called = self.enqueue(action, parent, kind, group, *old).await;
+            Request::Create { place, name, work, lane } => self.create(place, name, work, lane).await,
+            Request::Enqueue { action, parent, kind, group, old, queue } => {
+                let called = self.enqueue(action, parent, kind, group, *old, queue).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
             Request::Abort { run, action, reason, via } => {
@@ -93,12 +94,16 @@ impl Client {
                 let called = self.signal(action, *value, *via).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
+            Request::Queue { name, change } => {
+                let called = lanes::change(&self.door, name, *change).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|shown| Reply::Queue(Box::new(shown))))
+            }
             // A worker's or a reconciler's, who is no client.
             Request::Lease { .. } | Request::Report { .. } | Request::TimeOut => Ok(Answer::Lost),
         }
     }
 
-    async fn create(&self, place: &Place, name: &Name, work: &Work) -> Check<Answer> {
+    async fn create(&self, place: &Place, name: &Name, work: &Work, lane: &RunLane) -> Check<Answer> {
         let mut header = Vec::new();
         let id = match name {
             Name::Given(name) => {
@@ -115,6 +120,7 @@ impl Client {
             id: Some(id),
             task: Some(spec::task_spec(work).into()),
             input_wrapper: Some(spec::inputs(work.input).into()),
+            run_spec: spec::run_spec(lane).into(),
             ..Default::default()
         };
         let called = self.door.unary::<CreateRunResponse>("workflow.RunService/CreateRun", &request, &header).await;
@@ -127,7 +133,15 @@ impl Client {
         }
     }
 
-    async fn enqueue(&self, id: &ActionId, parent: &str, kind: &Kind, group: &str, old: bool) -> Result<(), CallError> {
+    async fn enqueue(
+        &self,
+        id: &ActionId,
+        parent: &str,
+        kind: &Kind,
+        group: &str,
+        old: bool,
+        queue: &str,
+    ) -> Result<(), CallError> {
         let input_uri = match kind {
             Kind::Task(work) => self.uploaded(&id.run.place, work).await?,
             Kind::Trace { .. } | Kind::Condition(_) => String::new(),
@@ -137,7 +151,7 @@ impl Client {
         let (run_output_base, group) = (String::new(), group.to_owned());
         if old {
             let spec = match kind {
-                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work)),
+                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work, queue)),
                 Kind::Trace { failed, .. } => enqueue_action_request::Spec::from(spec::trace_action(id, kind, *failed)),
                 Kind::Condition(condition) => enqueue_action_request::Spec::from(condition.wire()),
             };
@@ -154,7 +168,7 @@ impl Client {
             return self.door.unary::<EnqueueActionResponse>(method, &request, &[]).await.map(drop);
         }
         let spec = match kind {
-            Kind::Task(work) => action::Spec::from(spec::task_action(work)),
+            Kind::Task(work) => action::Spec::from(spec::task_action(work, queue)),
             Kind::Trace { failed, .. } => action::Spec::from(spec::trace_action(id, kind, *failed)),
             Kind::Condition(condition) => action::Spec::from(condition.wire()),
         };
@@ -230,6 +244,14 @@ impl Client {
         }
         let request = SignalRequest { action_id, value: value.literal().into(), ..Default::default() };
         self.door.unary::<SignalResponse>("actions.ActionsService/Signal", &request, &[]).await.map(drop)
+    }
+
+    /// How a queue stands.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn queue(&self, name: &str) -> Check<ShownQueue> {
+        rule_1_every_view_can_be_read(lanes::get(&self.door, name).await)
     }
 
     /// Makes a project.

@@ -3,6 +3,7 @@
 use proptest::{collection::vec, option, prelude::*};
 
 use crate::{
+    lanes::{Change, Lane, QueueSpec},
     signal::{Condition, Says, Type, Value},
     step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work},
 };
@@ -36,7 +37,8 @@ fn some<S: Strategy<Value = Vec<Step>>>(phrase: fn() -> S) -> impl Strategy<Valu
 
 /// A run with a few actions, and then the rest: most steps need something to be about.
 fn begun(rest: impl Strategy<Value = Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
-    let first = vec(create().prop_map(Step::Do), 1..=1);
+    let first = || create().prop_map(|create| vec![Step::Do(create)]);
+    let first = prop_oneof![5 => first(), 1 => (queued(), held()).prop_map(|(queued, held)| [queued, held].concat())];
     let children = vec(enqueue().prop_map(Step::Do), 0..=4);
     (first, children, rest).prop_map(|(first, children, rest)| [first, children, rest].concat())
 }
@@ -62,6 +64,9 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(pause, wait, signal)| vec![pause, Step::Wait(wait), Step::Race(vec![signal, Command::TimeOut])]),
         1 => (pause(), signal(), prop_oneof![signal(), abort()])
             .prop_map(|(pause, signal, other)| vec![pause, Step::Race(vec![signal, other])]),
+        // An administrator acts, and it is said what limits hold back.
+        1 => queue().prop_map(|change| vec![Step::Do(change)]),
+        1 => held(),
         // It ends, and what follows is taken when its time has come.
         1 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
     ]
@@ -85,6 +90,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn step_of_clients() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => request().prop_map(Step::Do),
+        2 => queue().prop_map(Step::Do),
         5 => vec(request(), 2..=3).prop_map(Step::Race),
         4 => (0u8..6).prop_map(Step::Again),
         2 => lossy_request().prop_map(Step::Cut),
@@ -127,14 +133,15 @@ fn create() -> impl Strategy<Value = Command> {
         2 => (0u8..3).prop_map(Naming::Request),
         1 => Just(Naming::Nameless),
     ];
-    (place(), naming, work()).prop_map(|(place, name, work)| Command::Create { place, name, work })
+    (place(), naming, work(), lane()).prop_map(|(place, name, work, lane)| Command::Create { place, name, work, lane })
 }
 
 /// A condition is enqueued.
 fn pause() -> impl Strategy<Value = Step> {
     let conditions = (0u8..2, 1u8..5, 0u8..5, condition());
     conditions.prop_map(|(run, action, parent, condition)| {
-        Step::Do(Command::Enqueue { run, action, parent, kind: Kind::Condition(condition), old: false })
+        let kind = Kind::Condition(condition);
+        Step::Do(Command::Enqueue { run, action, parent, kind, old: false, queue: None })
     })
 }
 
@@ -145,8 +152,78 @@ fn enqueue() -> impl Strategy<Value = Command> {
         1 => condition().prop_map(Kind::Condition),
     ];
     let action = prop_oneof![40 => 1u8..5, 1 => Just(0)];
-    (known(0..4), action, known(0..5), kind, any::<bool>())
-        .prop_map(|(run, action, parent, kind, old)| Command::Enqueue { run, action, parent, kind, old })
+    (known(0..4), action, known(0..5), kind, any::<bool>(), option::weighted(0.05, 0u8..2))
+        .prop_map(|(run, action, parent, kind, old, queue)| Command::Enqueue { run, action, parent, kind, old, queue })
+}
+
+/// Most runs name no queue and no limit.
+fn lane() -> impl Strategy<Value = Lane> {
+    let most = prop_oneof![12 => Just(0u8), 2 => Just(1), 1 => Just(2)];
+    (option::weighted(0.05, 0u8..2), most).prop_map(|(queue, most)| Lane { queue, most })
+}
+
+fn queue_spec() -> impl Strategy<Value = QueueSpec> {
+    let limit = || option::weighted(0.5, prop_oneof![1 => Just(0u8), 6 => Just(1), 3 => Just(2)]);
+    let depth = option::weighted(0.5, prop_oneof![1 => Just(0u8), 3 => Just(2), 3 => Just(3), 1 => Just(5)]);
+    let flags = (any::<bool>(), any::<bool>());
+    (option::weighted(0.3, 0u8..3), limit(), depth, flags)
+        .prop_map(|(runs, actions, depth, (urgent, in_line))| QueueSpec { runs, actions, depth, urgent, in_line })
+}
+
+/// An administrator does something to a queue.
+fn queue() -> impl Strategy<Value = Command> {
+    let change = prop_oneof![
+        3 => queue_spec().prop_map(Change::Create),
+        3 => queue_spec().prop_map(Change::Update),
+        2 => Just(Change::Activate),
+        2 => Just(Change::Drain),
+        2 => Just(Change::Delete),
+        1 => Just(Change::Undelete),
+    ];
+    let queue = prop_oneof![12 => Just(0u8), 3 => Just(1u8), 1 => Just(NOBODY)];
+    (queue, change).prop_map(|(queue, change)| Command::Queue { queue, change })
+}
+
+/// A queue, and runs and actions in it: limits show where several wait for the same.
+fn queued() -> impl Strategy<Value = Vec<Step>> {
+    let named = |n: u8, work: Work, most: u8| Command::Create {
+        place: 0,
+        name: Naming::Named(n),
+        work,
+        lane: Lane { queue: Some(0), most },
+    };
+    let root =
+        move |n: u8| (work(), prop_oneof![4 => Just(0u8), 1 => Just(1)]).prop_map(move |(w, most)| named(n, w, most));
+    let child = (0u8..2, 1u8..5, 0u8..3, work()).prop_map(|(run, action, parent, work)| Command::Enqueue {
+        run,
+        action,
+        parent,
+        kind: Kind::Task(work),
+        old: false,
+        queue: None,
+    });
+    let create = queue_spec().prop_map(|spec| Command::Queue { queue: 0, change: Change::Create(spec) });
+    let lease = || (worker(), 1u8..5).prop_map(|(worker, max)| Command::Lease { worker, max });
+    // Who comes when it is closed; from within it, children still may.
+    let shut = prop_oneof![3 => Just(Change::Drain), 1 => Just(Change::Delete)];
+    let late = (shut, work(), any::<bool>(), 1u8..5).prop_map(move |(change, work, below, action)| {
+        let late = match below {
+            true => Command::Enqueue { run: 1, action, parent: 0, kind: Kind::Task(work), old: false, queue: Some(0) },
+            false => Command::Create { place: 1, name: Naming::Named(0), work, lane: Lane { queue: Some(0), most: 0 } },
+        };
+        vec![Command::Queue { queue: 0, change }, late]
+    });
+    (create, root(0), option::of(lease()), root(1), vec(child, 0..=4), lease(), option::weighted(0.3, late)).prop_map(
+        |(create, first, started, second, children, lease, late)| {
+            let commands = [create, first].into_iter().chain(started).chain([second]).chain(children).chain([lease]);
+            commands.chain(late.into_iter().flatten()).map(Step::Do).collect()
+        },
+    )
+}
+
+/// Time passes, and it is said what limits hold back.
+fn held() -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![3 => Just(400u16), 1 => Just(100)].prop_map(|wait| vec![Step::Wait(wait), Step::Hold])
 }
 
 fn abort() -> impl Strategy<Value = Command> {

@@ -1,6 +1,7 @@
 //! Deliberate defects between the server and the simulation, to prove that the rules notice them. Those of the store are
 //! made in its file, beside the server; the others change what is asked and what is seen.
 
+mod lanes;
 mod signals;
 
 use std::{
@@ -99,6 +100,30 @@ pub enum Defect {
     EndsPauses,
     /// The parent of a condition does not hear its value.
     KeepsValuesToItself,
+    /// What a run declares as its limit is not kept.
+    IgnoresLimits,
+    /// Something that has room is not handed out.
+    PassesBy,
+    /// A full queue takes more.
+    OverfillsQueues,
+    /// A closed queue takes work.
+    FillsClosedQueues,
+    /// A queue that has room turns work away.
+    TurnsWorkAway,
+    /// A queue is deleted with its work.
+    DeletesWork,
+    /// A queue's name is given to another.
+    RenamesQueues,
+    /// A change of a queue is not recorded.
+    ForgetsQueues,
+    /// It is not said what limits hold back.
+    KeepsSilent,
+    /// It is not said which limit holds something back.
+    MumblesWhatIsHeld,
+    /// What has room is shown as held back.
+    HoldsBackTheFree,
+    /// A queue says that it holds more than it does.
+    MiscountsQueues,
 }
 
 /// A defect and what it has seen so far; without one, everything passes as it is.
@@ -154,7 +179,7 @@ impl Fault {
                     *lease = newest.lease.clone();
                 }
             }
-            _ => {}
+            _ => self.declared(&mut request),
         }
         request
     }
@@ -214,6 +239,9 @@ impl Fault {
                 Answer::Done(Reply::Leased(self.leased(worker, granted)))
             }
             (_, Request::Signal { .. }, answer) => self.signalled(request, answer),
+            (_, Request::Create { .. } | Request::Enqueue { .. } | Request::Queue { .. }, answer) => {
+                self.admitted(request, answer)
+            }
             (_, _, answer) => answer,
         }
     }
@@ -237,6 +265,7 @@ impl Fault {
             }
             _ => {}
         }
+        self.passed_by(worker, &mut granted);
         self.given.extend(granted.iter().cloned());
         granted
     }

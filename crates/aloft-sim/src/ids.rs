@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::{
+    lanes::Change,
     signal::Value,
     step::{Kind, Progress, Work},
 };
@@ -64,6 +65,15 @@ pub enum Name {
     Any,
 }
 
+/// Where the actions of a run wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunLane {
+    /// The queue that it names; empty for none.
+    pub queue: String,
+    /// `max_action_concurrency`; 0 is no limit.
+    pub most: u8,
+}
+
 /// A lease as its holder knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -88,6 +98,8 @@ pub enum Request {
         name: Name,
         /// What it does.
         work: Work,
+        /// Where it waits.
+        lane: RunLane,
     },
     /// Add an action.
     Enqueue {
@@ -101,6 +113,8 @@ pub enum Request {
         group: String,
         /// Through `QueueService`.
         old: bool,
+        /// The queue that it names; empty for none.
+        queue: String,
     },
     /// Abort.
     Abort {
@@ -138,6 +152,13 @@ pub enum Request {
     },
     /// End what a time limit has ended.
     TimeOut,
+    /// Change a queue.
+    Queue {
+        /// Its name.
+        name: String,
+        /// How.
+        change: Change,
+    },
 }
 
 /// The error that simulated tasks raise, and the one of an attempt that was lost: code and message.

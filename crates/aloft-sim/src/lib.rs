@@ -8,6 +8,7 @@ pub mod draw;
 pub mod fault;
 pub mod host;
 pub mod ids;
+pub mod lanes;
 pub mod model;
 pub mod plane;
 pub mod player;

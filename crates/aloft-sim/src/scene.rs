@@ -45,6 +45,14 @@ impl Scene {
         format!("run{n}")
     }
 
+    /// The name of queue number `n`; nobody's is the one that always is.
+    pub fn queue(&self, n: u8) -> String {
+        match n {
+            NOBODY => "default".to_owned(),
+            n => format!("q{}-{n}", self.number),
+        }
+    }
+
     /// The identifier of request number `n`.
     pub fn request(&self, n: u8) -> String {
         format!("{:08x}-0000-4000-8000-{n:012x}", self.number)

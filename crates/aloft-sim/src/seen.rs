@@ -61,6 +61,8 @@ pub struct SeenAttempt {
     pub error: Option<SeenError>,
     /// Where its outputs lie.
     pub output: String,
+    /// What it was said to wait for.
+    pub waits_for: Vec<String>,
 }
 
 /// Everything about an action.
@@ -176,6 +178,7 @@ impl SeenAttempt {
     fn read(attempt: &ActionAttempt, of: &str) -> Read<Self> {
         let phases = attempt.phase_transitions.iter();
         let phases = phases.map(|t| Ok((phase(t.phase.to_i32(), of)?, set(t.start_time.as_option(), of)?)));
+        let waits_for = attempt.cluster_events.iter().filter(|event| event.reason == "WaitingForResources");
         Ok(Self {
             number: attempt.attempt,
             phase: phase(attempt.phase.to_i32(), of)?,
@@ -183,6 +186,7 @@ impl SeenAttempt {
             end: attempt.end_time.as_option().map(time),
             error: attempt.error_info.as_option().map(error),
             output: attempt.outputs.output_uri.clone(),
+            waits_for: waits_for.map(|event| event.message.clone()).collect(),
         })
     }
 }

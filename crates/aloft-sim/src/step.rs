@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::signal::{Condition, Says};
+use crate::{
+    lanes::{Change, Lane},
+    signal::{Condition, Says},
+};
 
 /// One step of a sequence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,8 @@ pub enum Step {
     Settle,
     /// The reconciler of time limits looks until nothing is due.
     CheckLimits,
+    /// The one that says what limits hold back looks once.
+    Hold,
     /// A client begins to watch.
     Watch(Watch),
     /// A worker starts anew and asks what it holds.
@@ -41,6 +46,9 @@ pub enum Command {
         name: Naming,
         /// What it does.
         work: Work,
+        /// Where it waits.
+        #[serde(default)]
+        lane: Lane,
     },
     /// Add an action to a run.
     Enqueue {
@@ -54,6 +62,9 @@ pub enum Command {
         kind: Kind,
         /// Through the older `QueueService`.
         old: bool,
+        /// Which queue it names; none for its run's.
+        #[serde(default)]
+        queue: Option<u8>,
     },
     /// Abort a run or an action.
     Abort {
@@ -98,6 +109,13 @@ pub enum Command {
     },
     /// The one time limit that is due ends what it limits, if it is one.
     TimeOut,
+    /// An administrator changes a queue.
+    Queue {
+        /// Which.
+        queue: u8,
+        /// How.
+        change: Change,
+    },
 }
 
 /// A number that resolves to nothing: an unknown project, run, action or parent.

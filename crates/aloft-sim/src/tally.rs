@@ -28,6 +28,7 @@ impl Tally {
             Request::Report { .. } => "report",
             Request::Signal { .. } => "signal",
             Request::TimeOut => "time out",
+            Request::Queue { .. } => "queue",
         };
         let how = match answer {
             Answer::Done(Reply::Leased(granted)) if granted.is_empty() => "nothing",

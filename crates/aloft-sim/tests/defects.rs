@@ -50,6 +50,18 @@ const EXPECTED: &[(Defect, &str)] = &[
     (Defect::NamesAnother, "rule_9_a_signal_says_who_gave_it"),
     (Defect::EndsPauses, "rule_5_nothing_but_a_signal_succeeds_a_condition"),
     (Defect::KeepsValuesToItself, "rule_1_a_watch_loses_nothing"),
+    (Defect::IgnoresLimits, "rule_6_limits_are_kept"),
+    (Defect::PassesBy, "rule_6_what_has_room_does_not_wait"),
+    (Defect::OverfillsQueues, "rule_10_a_full_queue_refuses"),
+    (Defect::FillsClosedQueues, "rule_10_a_closed_queue_takes_nothing"),
+    (Defect::TurnsWorkAway, "rule_3_what_can_be_done_is_done"),
+    (Defect::DeletesWork, "rule_10_a_queue_with_work_stays"),
+    (Defect::RenamesQueues, "rule_4_another_queue_of_a_taken_name_is_refused"),
+    (Defect::ForgetsQueues, "rule_3_views_show_what_was_done"),
+    (Defect::KeepsSilent, "rule_9_what_is_held_back_is_shown"),
+    (Defect::MumblesWhatIsHeld, "rule_9_what_is_held_back_says_by_what"),
+    (Defect::HoldsBackTheFree, "rule_9_nothing_else_is_shown_as_held_back"),
+    (Defect::MiscountsQueues, "rule_1_a_queue_says_what_it_holds"),
 ];
 
 /// How a defect was noticed instead, if its rule was not broken.

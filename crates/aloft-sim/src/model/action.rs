@@ -24,6 +24,8 @@ pub struct Action {
     pub parent: Option<String>,
     /// Its group.
     pub group: String,
+    /// Where it waits, if it is a task.
+    pub queue: Option<String>,
     /// What it is.
     pub kind: Kind,
     /// When it was created.
@@ -160,13 +162,13 @@ impl Action {
 
     /// Whether its current attempt can be handed out at `at`.
     pub fn waits(&self, at: Time) -> bool {
-        let ready = |a: &Attempt| a.phase() == Phase::Queued && a.holder.is_none() && a.ready <= at;
+        let ready = |a: &Attempt| rank(a.phase()) <= 1 && a.holder.is_none() && a.ready <= at;
         self.end.is_none() && self.attempts.last().is_some_and(ready)
     }
 
     /// Whether the record, which has not followed the end above it yet, looks as if it waited.
     pub fn looks_ready(&self, at: Time) -> bool {
-        let before = |a: &Attempt| a.phases.len() == 2 && a.holder.is_none() && a.ready <= at;
+        let before = |a: &Attempt| a.holder.is_none() && a.ready <= at;
         !self.settled && self.end.is_some() && self.attempts.last().is_some_and(before)
     }
 

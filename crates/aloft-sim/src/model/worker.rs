@@ -8,7 +8,7 @@ use crate::{
     rules::{
         Check,
         answers::{self, Answer, Granted},
-        leases,
+        lanes, leases,
     },
     step::Progress,
 };
@@ -25,13 +25,17 @@ impl Model {
         let mut after = self.clone();
         for one in granted {
             after.grant(worker, one, at)?;
+            after.check_limits_of(&one.lease.action)?;
         }
         let ready = self.all().filter(|(.., a)| a.waits(at)).count();
         // A record that has not followed the end above it may take a place of the answer; it is never handed out.
         let behind = self.all().filter(|(.., a)| a.looks_ready(at)).count();
         if alone {
-            let least = max.min(ready + behind).saturating_sub(behind);
+            let limited = self.all().any(|(run, ..)| self.is_limited(run));
+            let least = if limited { 0 } else { max.min(ready + behind).saturating_sub(behind) };
             leases::rule_6_ready_work_is_handed_out(granted.len(), least, max.min(ready))?;
+            let passed_by = if limited && granted.len() + behind < max { after.has_room(granted, at) } else { None };
+            lanes::rule_6_what_has_room_does_not_wait(passed_by.as_ref())?;
         }
         Ok(vec![after])
     }

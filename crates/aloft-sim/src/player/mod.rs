@@ -2,6 +2,7 @@
 
 mod audit;
 mod follow;
+mod lanes;
 mod work;
 
 use std::{
@@ -21,7 +22,7 @@ use crate::{
     draw::Hands,
     fault::Fault,
     host::Host,
-    ids::{ActionId, Lease, Name, Request, RunId},
+    ids::{ActionId, Lease, Name, Request, RunId, RunLane},
     model::{Asked, Beliefs, Model},
     rules::{Check, answers::Answer, durable, views},
     scene::Scene,
@@ -163,6 +164,7 @@ impl<'h> Player<'h> {
             }
             Step::Settle => self.settle().await.map(drop),
             Step::CheckLimits => self.check_limits().await,
+            Step::Hold => self.hold().await,
             Step::Watch(watch) => self.watch(watch).await,
             Step::Reclaim(worker) => self.reclaim(&work::worker(*worker)).await,
         }
@@ -172,7 +174,7 @@ impl<'h> Player<'h> {
     fn request(&self, command: &Command) -> Option<Request> {
         let (scene, model) = (&self.scene, self.model());
         Some(match command {
-            Command::Create { place, name, work } => Request::Create {
+            Command::Create { place, name, work, lane } => Request::Create {
                 place: scene.place(*place),
                 name: match name {
                     Naming::Named(n) => Name::Given(scene.run_name(*n)),
@@ -180,8 +182,9 @@ impl<'h> Player<'h> {
                     Naming::Nameless => Name::Any,
                 },
                 work: work.clone(),
+                lane: RunLane { queue: lane.queue.map(|n| scene.queue(n)).unwrap_or_default(), most: lane.most },
             },
-            Command::Enqueue { run, action, parent, kind, old } => {
+            Command::Enqueue { run, action, parent, kind, old, queue } => {
                 let run = scene.run(*run, model);
                 Request::Enqueue {
                     parent: scene.action(*parent, &run, model),
@@ -189,6 +192,7 @@ impl<'h> Player<'h> {
                     kind: kind.clone(),
                     group: if *old { String::new() } else { "group".to_owned() },
                     old: *old,
+                    queue: queue.map(|n| scene.queue(n)).unwrap_or_default(),
                 }
             }
             Command::Abort { run, action, via } => {
@@ -200,6 +204,7 @@ impl<'h> Player<'h> {
                     via: *via,
                 }
             }
+            Command::Lease { .. } if !self.ours() => return None,
             Command::Lease { worker, max } => Request::Lease { worker: work::worker(*worker), max: usize::from(*max) },
             Command::Report { lease, progress } => {
                 Request::Report { lease: self.lease(*lease)?, progress: progress.clone() }
@@ -213,6 +218,7 @@ impl<'h> Player<'h> {
                 };
                 Request::Signal { action, value, via: *via }
             }
+            Command::Queue { queue, change } => Request::Queue { name: scene.queue(*queue), change: *change },
             // More than one limit at once, and other requests could come between them.
             Command::TimeOut => model.has_one_limit_due(self.host.now()).then_some(Request::TimeOut)?,
             Command::Forge { lease, how } => {
@@ -374,9 +380,11 @@ impl<'h> Player<'h> {
             Request::Lease { worker, max } => self.take(worker, *max).await,
             Request::Report { lease, progress } => self.report(lease, progress).await,
             Request::TimeOut => self.time_out().await,
-            Request::Create { .. } | Request::Enqueue { .. } | Request::Abort { .. } | Request::Signal { .. } => {
-                self.client.ask(request).await
-            }
+            Request::Create { .. }
+            | Request::Enqueue { .. }
+            | Request::Abort { .. }
+            | Request::Signal { .. }
+            | Request::Queue { .. } => self.client.ask(request).await,
         }
     }
 
@@ -390,6 +398,7 @@ impl<'h> Player<'h> {
             }
             Request::Enqueue { action, .. } | Request::Signal { action, .. } => self.look(action).await?,
             Request::Report { lease, .. } => self.look(&lease.action).await?,
+            Request::Queue { name, .. } => self.look_at_queue(name).await?,
             Request::Lease { .. } | Request::TimeOut => {}
             Request::Abort { run, action, .. } => {
                 let target = run.action(action.as_deref().unwrap_or(ROOT_ACTION));

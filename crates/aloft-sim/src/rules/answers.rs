@@ -4,6 +4,7 @@ use super::{Check, Violation, broken};
 use crate::{
     door::{CallError, Refused},
     ids::{Lease, Name, Place, RunId},
+    lanes::ShownQueue,
     seen::Shown,
 };
 
@@ -29,6 +30,8 @@ pub enum Reply {
     Run(Box<Shown>),
     /// Work.
     Leased(Vec<Granted>),
+    /// A queue.
+    Queue(Box<ShownQueue>),
 }
 
 /// The answer to a request.

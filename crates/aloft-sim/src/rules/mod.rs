@@ -9,6 +9,7 @@
 pub mod answers;
 pub mod bounds;
 pub mod durable;
+pub mod lanes;
 pub mod leases;
 pub mod log;
 pub mod signals;
