@@ -1,12 +1,13 @@
 //! How sequences are drawn.
 
-use proptest::{collection::vec, option, prelude::*};
+mod lanes;
+mod signals;
 
-use crate::{
-    lanes::{Change, Lane, QueueSpec},
-    signal::{Condition, Says, Type, Value},
-    step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work},
-};
+use lanes::{held, lane, queue, queued};
+use proptest::{collection::vec, option, prelude::*};
+use signals::{condition, pause, signal};
+
+use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
 
 /// How many phrases most sequences have, and how many some. Most defects need fewer than ten steps; a run that is tried,
 /// retried, aborted and found again after restarts takes more.
@@ -136,15 +137,6 @@ fn create() -> impl Strategy<Value = Command> {
     (place(), naming, work(), lane()).prop_map(|(place, name, work, lane)| Command::Create { place, name, work, lane })
 }
 
-/// A condition is enqueued.
-fn pause() -> impl Strategy<Value = Step> {
-    let conditions = (0u8..2, 1u8..5, 0u8..5, condition());
-    conditions.prop_map(|(run, action, parent, condition)| {
-        let kind = Kind::Condition(condition);
-        Step::Do(Command::Enqueue { run, action, parent, kind, old: false, queue: None })
-    })
-}
-
 fn enqueue() -> impl Strategy<Value = Command> {
     let kind = prop_oneof![
         3 => work().prop_map(Kind::Task),
@@ -156,95 +148,8 @@ fn enqueue() -> impl Strategy<Value = Command> {
         .prop_map(|(run, action, parent, kind, old, queue)| Command::Enqueue { run, action, parent, kind, old, queue })
 }
 
-/// Most runs name no queue and no limit.
-fn lane() -> impl Strategy<Value = Lane> {
-    let most = prop_oneof![12 => Just(0u8), 2 => Just(1), 1 => Just(2)];
-    (option::weighted(0.05, 0u8..2), most).prop_map(|(queue, most)| Lane { queue, most })
-}
-
-fn queue_spec() -> impl Strategy<Value = QueueSpec> {
-    let limit = || option::weighted(0.5, prop_oneof![1 => Just(0u8), 6 => Just(1), 3 => Just(2)]);
-    let depth = option::weighted(0.5, prop_oneof![1 => Just(0u8), 3 => Just(2), 3 => Just(3), 1 => Just(5)]);
-    let flags = (any::<bool>(), any::<bool>());
-    (option::weighted(0.3, 0u8..3), limit(), depth, flags)
-        .prop_map(|(runs, actions, depth, (urgent, in_line))| QueueSpec { runs, actions, depth, urgent, in_line })
-}
-
-/// An administrator does something to a queue.
-fn queue() -> impl Strategy<Value = Command> {
-    let change = prop_oneof![
-        3 => queue_spec().prop_map(Change::Create),
-        3 => queue_spec().prop_map(Change::Update),
-        2 => Just(Change::Activate),
-        2 => Just(Change::Drain),
-        2 => Just(Change::Delete),
-        1 => Just(Change::Undelete),
-    ];
-    let queue = prop_oneof![12 => Just(0u8), 3 => Just(1u8), 1 => Just(NOBODY)];
-    (queue, change).prop_map(|(queue, change)| Command::Queue { queue, change })
-}
-
-/// A queue, and runs and actions in it: limits show where several wait for the same.
-fn queued() -> impl Strategy<Value = Vec<Step>> {
-    let named = |n: u8, work: Work, most: u8| Command::Create {
-        place: 0,
-        name: Naming::Named(n),
-        work,
-        lane: Lane { queue: Some(0), most },
-    };
-    let root =
-        move |n: u8| (work(), prop_oneof![4 => Just(0u8), 1 => Just(1)]).prop_map(move |(w, most)| named(n, w, most));
-    let child = (0u8..2, 1u8..5, 0u8..3, work()).prop_map(|(run, action, parent, work)| Command::Enqueue {
-        run,
-        action,
-        parent,
-        kind: Kind::Task(work),
-        old: false,
-        queue: None,
-    });
-    let create = queue_spec().prop_map(|spec| Command::Queue { queue: 0, change: Change::Create(spec) });
-    let lease = || (worker(), 1u8..5).prop_map(|(worker, max)| Command::Lease { worker, max });
-    // Who comes when it is closed; from within it, children still may.
-    let shut = prop_oneof![3 => Just(Change::Drain), 1 => Just(Change::Delete)];
-    let late = (shut, work(), any::<bool>(), 1u8..5).prop_map(move |(change, work, below, action)| {
-        let late = match below {
-            true => Command::Enqueue { run: 1, action, parent: 0, kind: Kind::Task(work), old: false, queue: Some(0) },
-            false => Command::Create { place: 1, name: Naming::Named(0), work, lane: Lane { queue: Some(0), most: 0 } },
-        };
-        vec![Command::Queue { queue: 0, change }, late]
-    });
-    (create, root(0), option::of(lease()), root(1), vec(child, 0..=4), lease(), option::weighted(0.3, late)).prop_map(
-        |(create, first, started, second, children, lease, late)| {
-            let commands = [create, first].into_iter().chain(started).chain([second]).chain(children).chain([lease]);
-            commands.chain(late.into_iter().flatten()).map(Step::Do).collect()
-        },
-    )
-}
-
-/// Time passes, and it is said what limits hold back.
-fn held() -> impl Strategy<Value = Vec<Step>> {
-    prop_oneof![3 => Just(400u16), 1 => Just(100)].prop_map(|wait| vec![Step::Wait(wait), Step::Hold])
-}
-
 fn abort() -> impl Strategy<Value = Command> {
     (known(0..4), option::of(known(0..5)), 0u8..3).prop_map(|(run, action, via)| Command::Abort { run, action, via })
-}
-
-fn types() -> impl Strategy<Value = Type> {
-    prop_oneof![Just(Type::Bool), Just(Type::Int), Just(Type::Float), Just(Type::Text)]
-}
-
-fn condition() -> impl Strategy<Value = Condition> {
-    (0u8..2, types(), option::weighted(0.4, prop_oneof![Just(50u16), Just(100), Just(1000)]))
-        .prop_map(|(name, awaits, timeout)| Condition { name, awaits, timeout })
-}
-
-/// Few values, so that the same one is said again often enough.
-fn signal() -> impl Strategy<Value = Command> {
-    let value = (types(), 0u8..2).prop_map(|(kind, n)| Says::Exactly(Value::fitting(kind, n)));
-    let says = prop_oneof![3 => (0u8..2).prop_map(Says::Fitting), 1 => value];
-    let action = prop_oneof![12 => Just(0u8), 3 => 1u8..4, 1 => Just(NOBODY)];
-    (known(0..2), action, says, 0u8..2).prop_map(|(run, action, says, via)| Command::Signal { run, action, says, via })
 }
 
 /// A small number, or once in a while one that names nothing.

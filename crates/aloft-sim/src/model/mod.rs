@@ -12,6 +12,7 @@ mod client;
 mod condition;
 mod expect;
 mod lanes;
+mod queues;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ pub use beliefs::Beliefs;
 use client::NewAction;
 pub use client::trace_times;
 pub use expect::{function, output};
-use lanes::Queue;
+use queues::Queue;
 
 use crate::{
     draw::Hands,
