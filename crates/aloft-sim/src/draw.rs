@@ -27,7 +27,7 @@ pub enum Hands {
 pub fn sequence(hands: Hands) -> BoxedStrategy<Vec<Step>> {
     match hands {
         Hands::Ours => begun(some(phrase)).boxed(),
-        Hands::Theirs => begun(some(|| step_of_clients().prop_map(|step| vec![step]))).boxed(),
+        Hands::Theirs => begun(some(phrase_of_clients)).boxed(),
     }
 }
 
@@ -39,7 +39,7 @@ fn some<S: Strategy<Value = Vec<Step>>>(phrase: fn() -> S) -> impl Strategy<Valu
 /// A run with a few actions, and then the rest: most steps need something to be about.
 fn begun(rest: impl Strategy<Value = Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
     let first = || create().prop_map(|create| vec![Step::Do(create)]);
-    let first = prop_oneof![5 => first(), 1 => (queued(), held()).prop_map(|(queued, held)| [queued, held].concat())];
+    let first = prop_oneof![8 => first(), 1 => (queued(), held()).prop_map(|(queued, held)| [queued, held].concat())];
     let children = vec(enqueue().prop_map(Step::Do), 0..=4);
     (first, children, rest).prop_map(|(first, children, rest)| [first, children, rest].concat())
 }
@@ -85,6 +85,14 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::CheckLimits),
         4 => watch().prop_map(Step::Watch),
         2 => worker().prop_map(Step::Reclaim),
+    ]
+}
+
+/// As [`phrase`], for clients alone.
+fn phrase_of_clients() -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![
+        10 => step_of_clients().prop_map(|step| vec![step]),
+        1 => (pause(), signal()).prop_map(|(pause, signal)| vec![pause, Step::Do(signal)]),
     ]
 }
 
