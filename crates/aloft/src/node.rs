@@ -146,9 +146,9 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
     readiness.started(Arc::clone(&opened.store));
     let debug_url = debug.as_ref().map(|d| d.url.as_str());
     let (data_dir, domain) = (dir.path(), domain.as_str());
-    let ended = serves(&Serving { local_url: &local_url, public_url: &public_url, debug_url, data_dir, domain });
+    let serving = Serving { local_url: &local_url, public_url: &public_url, debug_url, data_dir, domain };
+    let ended = dir.write("endpoint", local_url.as_bytes(), 0o600).and_then(|()| serves(&serving));
     if ended.is_ok() {
-        dir.write("endpoint", local_url.as_bytes(), 0o600)?;
         signalled.await;
         say("Stopping. Tasks that run keep running, and are found again at the next start.");
         readiness.draining();

@@ -103,4 +103,22 @@ mod tests {
         readiness.draining();
         assert_eq!(readiness.ask().await, Err("draining".to_owned()));
     }
+
+    #[tokio::test]
+    async fn not_ready_while_the_store_does_not_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let store = SqliteStore::open(&path, Arc::new(|| Time::from_micros(0))).unwrap();
+        // Its readers open the file when they are needed, and then it is another.
+        for name in ["a.db", "a.db-wal", "a.db-shm"] {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(&path, "this is no database, whatever its name says").unwrap();
+        let readiness = Readiness::default();
+        readiness.started(Arc::new(store));
+        let why = readiness.ask().await.unwrap_err();
+        assert!(why.starts_with("the store does not answer: "), "{why}");
+        let answer = readiness.answer().await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

@@ -110,8 +110,9 @@ fn parse(text: &str) -> Result<Vec<(String, Value)>, String> {
     if text.lines().all(bare) {
         return Ok(Vec::new());
     }
-    // Without a piece of the text: it could be that of a secret.
-    let options = serde_saphyr::options! { with_snippet: false };
+    // Without a piece of the text: it could be that of a secret. Only `true` and `false` are truths: a list of names may hold
+    // `no` and `y`.
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     let tree: Value =
         serde_saphyr::from_str_with_options(text, options).map_err(|e| format!("is not valid YAML: {e}"))?;
     let mut values = Vec::new();
@@ -156,20 +157,19 @@ pub(crate) fn environment(variables: impl Iterator<Item = (String, String)>) -> 
             let key = &keys()[*path];
             notes.push(format!("${name} is the older name of ${}", key.env));
             layers.push(Layer { source, values: vec![(key.path.clone(), from_text(key, &value))] });
-        } else if !is_other(&name) {
-            let like = closest(&name, keys().values().map(|k| k.env.as_str()));
-            let like = like.map_or_else(String::new, |l| format!("; did you mean ${l}?"));
-            notes.push(format!("${name} sets nothing: there is no such key{like}"));
+        } else if !is_of_a_service(&name)
+            && let Some(like) = closest(&name, 0.8, keys().values().map(|k| k.env.as_str()))
+        {
+            // Others are for other programs: nothing says that all variables with our prefix are ours.
+            notes.push(format!("${name} sets nothing: there is no such key; did you mean ${like}?"));
         }
     }
     (layers, notes)
 }
 
-/// Variables with our prefix that are no keys: which server commands ask, the files themselves, and what Kubernetes says of
-/// services whose names begin like ours.
-fn is_other(name: &str) -> bool {
-    let service = name.contains("_SERVICE_") || name.contains("_PORT_") || name.ends_with("_PORT");
-    service || matches!(name, "ALOFT_CONFIG" | "ALOFT_ENDPOINT") || name.starts_with("ALOFT_E2E") || name == "ALOFT_BIN"
+/// Whether Kubernetes makes a variable of this name for a service whose name begins like ours.
+fn is_of_a_service(name: &str) -> bool {
+    name.contains("_SERVICE_") || name.contains("_PORT_") || name.ends_with("_PORT")
 }
 
 /// A value as it is written in a variable or a flag: a list with commas between its entries, a text as it is, all else as
@@ -198,11 +198,11 @@ pub(crate) fn assignment(text: &str) -> Result<Layer, Problem> {
     Ok(Layer { source, values: vec![(path.to_owned(), value)] })
 }
 
-/// The name most like `name`, if any is like it.
-pub(crate) fn closest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// The name most like `name`, if any is as like it as `least`; 1 is the same.
+pub(crate) fn closest<'a>(name: &str, least: f64, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_ascii_lowercase();
     let like = |other: &str| strsim::normalized_damerau_levenshtein(&name, &other.to_ascii_lowercase());
-    names.map(|n| (like(n), n)).filter(|(l, _)| *l >= 0.6).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, n)| n)
+    names.map(|n| (like(n), n)).filter(|(l, _)| *l >= least).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, n)| n)
 }
 
 #[cfg(test)]
@@ -213,13 +213,13 @@ mod tests {
 
     #[test]
     fn a_file_is_read_by_path() {
-        let text = "# ours\nlisten:\n  port: 80\n  names: [a, b]\nlogger.level: debug\ndatabase: {}\nauth:\n";
+        let text = "# ours\nlisten:\n  port: 80\n  names: [no, y]\nlogger.level: debug\ndatabase: {}\nauth:\n";
         let mut values = parse(text).unwrap();
         values.sort_by(|a, b| a.0.cmp(&b.0));
         let wanted = [
             ("auth", Value::Null),
             ("database", Value::Null),
-            ("listen.names", json!(["a", "b"])),
+            ("listen.names", json!(["no", "y"])),
             ("listen.port", json!(80)),
             ("logger.level", json!("debug")),
         ];
@@ -281,6 +281,7 @@ mod tests {
             ("ALOFT_DOMAINS", ""),
             ("ALOFT_DOMIANS", "x"),
             ("ALOFT_ENDPOINT", "http://x"),
+            ("ALOFT_CACHE", "/x"),
             ("ALOFT_SERVICE_HOST", "10.0.0.1"),
             ("ALOFT_PORT_80_TCP_ADDR", "10.0.0.1"),
             ("HOME", "/root"),

@@ -14,6 +14,7 @@ mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::IsTerminal as _,
     net::IpAddr,
 };
 
@@ -137,8 +138,10 @@ pub(crate) fn load_and_log(role: Role, sources: &Sources, flags: Vec<Layer>) -> 
 /// How log lines would look, even if nothing else can be made of the layers.
 fn wants_json(role: Role, layers: &[Layer]) -> bool {
     let said = layers.iter().flat_map(|l| &l.values).filter(|(name, _)| name == "logger.format");
-    let last = said.filter_map(|(_, value)| value.as_str()).last();
-    last.map_or(matches!(Config::of(role).logger.format, telemetry::LogFormat::Json), |format| format == "json")
+    let last = said.filter_map(|(_, value)| value.as_str()).next_back();
+    // Who tries it out at a terminal would rather read than parse.
+    let usual = Config::of(role).logger.format == telemetry::LogFormat::Json && !std::io::stderr().is_terminal();
+    last.map_or(usual, |format| format == "json")
 }
 
 /// Decides what holds.
@@ -218,7 +221,7 @@ fn understood(
         return None;
     } else {
         let names = keys().keys().map(String::as_str).chain(alias::ALIASES.iter().map(|a| a.name));
-        let remedy = match layer::closest(name, names) {
+        let remedy = match layer::closest(name, 0.6, names) {
             Some(like) => format!("did you mean {like}?"),
             None => "remove it, or find the right one with `aloft config show`".to_owned(),
         };

@@ -134,7 +134,7 @@ async fn examine(args: &Args) -> Vec<Finding> {
 }
 
 fn configured(role: Role, loaded: &Loaded) -> Finding {
-    let of = format!("that of `aloft {}`, {} files", role.name(), loaded.files);
+    let of = format!("good for `aloft {}`, files read: {}", role.name(), loaded.files);
     match loaded.notes.first() {
         None => Finding::ok("configuration", of),
         Some(note) => {
