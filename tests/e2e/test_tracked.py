@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
 import threading
 import urllib.request
 import uuid
@@ -197,8 +198,15 @@ def test_an_aborted_run_stays_aborted_whatever_is_reported(server, busy):
 
 def test_interrupting_the_process_aborts_the_run(server, busy):
     run, child, process, _ = busy
-    process.process.send_signal(signal.SIGINT)
-    process.finish()
+
+    def stopped() -> bool:
+        # Python drops an interrupt that arrives while it cleans up an object. A person presses again.
+        process.process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.process.wait(15)
+        return process.process.poll() is not None
+
+    eventually(stopped, "the process to end", about=lambda: "\n".join(process.lines))
     eventually(lambda: phase(server, run) == "ABORTED", "the run to be aborted", about=lambda: "\n".join(process.lines))
     assert phase(server, run, child) == "ABORTED"
     assert "SIGINT" in details(server, run)["abortInfo"]["reason"]
