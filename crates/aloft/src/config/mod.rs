@@ -212,6 +212,10 @@ fn understood(
         let key = keys().get(alias.key)?;
         renamed(key, &format!("the name that {} has for", alias.source));
         (key, alias::take(alias.take, value))
+    } else if let Some((above, key)) = below_secret(name) {
+        // What stands below a secret is a part of it, of which YAML has made a key.
+        problems.push(Problem::new(source, above, format!("must be {}", key.expected), "put it in quotes"));
+        return None;
     } else if keys().keys().any(|path| path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))) {
         if !value.is_null() {
             let below: Vec<_> = keys().keys().filter(|p| p.starts_with(&format!("{name}."))).take(3).cloned().collect();
@@ -235,6 +239,13 @@ fn understood(
         }
         None => Some((key, value)),
     }
+}
+
+/// The name of a secret that `name` is below of, and its key.
+fn below_secret(name: &str) -> Option<(&str, &'static Key)> {
+    let above = name.match_indices('.').map(|(at, _)| &name[..at]);
+    let key = |path: &str| keys().get(path).or_else(|| keys().get(alias::find(path)?.key));
+    above.filter_map(|path| Some((path, key(path)?))).find(|(_, key)| key.secret)
 }
 
 /// Why `value` is none for `key`: asked of the types themselves, with all else at its default.
@@ -368,6 +379,14 @@ mod tests {
                 "a: organization: must be a text, not 7; put it in quotes",
             ]
         );
+    }
+
+    #[test]
+    fn a_secret_that_became_a_key_is_not_shown() {
+        for name in ["database.password", "db.password", "db.pass-word"] {
+            let said = wrong(vec![file("a", json!({format!("{name}.hunter2.x"): 1}))]);
+            assert_eq!(said, [format!("a: {name}: must be a text; put it in quotes")]);
+        }
     }
 
     #[test]
