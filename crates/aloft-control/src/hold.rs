@@ -24,7 +24,7 @@ impl Control {
         let mut feed = self.store().feed();
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
-            match self.say_who_is_held().await {
+            match self.hold_once().await {
                 // More to say, or changes under way: look again in a while, not at every event.
                 Ok(()) => self.pause(PATIENCE).await,
                 Err(error) => {
@@ -40,7 +40,11 @@ impl Control {
         }
     }
 
-    async fn say_who_is_held(&self) -> Result<(), StoreError> {
+    /// One look for actions that limits hold back, of which that was not said yet. Public as [`Self::settle_once`] is.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub async fn hold_once(&self) -> Result<(), StoreError> {
         let now = self.now();
         let mut place = OfferPlace::default();
         loop {

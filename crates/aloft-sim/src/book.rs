@@ -146,6 +146,8 @@ pub struct Story {
     pub states: BTreeMap<ActionName, ActionState>,
     /// What could be seen of each action, moment by moment, without repetitions.
     pub moments: BTreeMap<String, Vec<Moment>>,
+    /// Most actions without children that workers had at a time.
+    pub most_at_a_time: usize,
 }
 
 impl Story {
@@ -154,13 +156,16 @@ impl Story {
     /// # Errors
     /// The event's number.
     pub fn of(entries: &[Entry]) -> Result<Self, u64> {
-        let mut story = Self { states: BTreeMap::new(), moments: BTreeMap::new() };
+        let mut story = Self { states: BTreeMap::new(), moments: BTreeMap::new(), most_at_a_time: 0 };
         for entry in entries {
             let name = entry.event.action().clone();
             let state = apply(story.states.remove(&name), &entry.event, entry.at).ok_or(entry.seq)?;
             let ended = state.phase.is_terminal();
             story.states.insert(name.clone(), state);
             story.look(&name);
+            if matches!(entry.event, Event::Leased { .. }) {
+                story.most_at_a_time = story.most_at_a_time.max(story.out_and_childless());
+            }
             if ended {
                 // With it, all below it are seen as ended.
                 let below = story.states.values().filter(|s| s.ancestors.contains(&name));
@@ -169,6 +174,11 @@ impl Story {
             }
         }
         Ok(story)
+    }
+
+    fn out_and_childless(&self) -> usize {
+        let childless = |name: &ActionName| !self.states.values().any(|state| state.parent() == Some(name));
+        self.states.values().filter(|state| state.live_lease().is_some() && childless(&state.name)).count()
     }
 
     /// Remembers how `name` looks now.

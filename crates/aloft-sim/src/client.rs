@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use aloft_core::Phase;
 use aloft_flyteidl2::flyteidl2::{
     actions::{
-        AbortRequest, AbortResponse, Action as WireAction, EnqueueRequest, EnqueueResponse, WatchForUpdatesRequest,
-        action, watch_for_updates_request,
+        AbortRequest, AbortResponse, Action as WireAction, EnqueueRequest, EnqueueResponse, SignalRequest,
+        SignalResponse, WatchForUpdatesRequest, action, watch_for_updates_request,
     },
     common::{Filter, ListRequest, Sort, filter, sort},
     dataproxy::{UploadInputsRequest, UploadInputsResponse},
@@ -16,22 +16,24 @@ use aloft_flyteidl2::flyteidl2::{
         AbortQueuedRunRequest, AbortQueuedRunResponse, AbortRunRequest, AbortRunResponse, CreateRunRequest,
         CreateRunResponse, EnqueueActionRequest, EnqueueActionResponse, GetActionDetailsRequest,
         GetActionDetailsResponse, GetRunDetailsRequest, GetRunDetailsResponse, ListActionsRequest, ListActionsResponse,
-        ListRunsRequest, ListRunsResponse, WatchActionDetailsRequest, WatchActionsRequest, WatchRequest,
-        WatchRunDetailsRequest, WatchRunsRequest, create_run_request, enqueue_action_request, list_runs_request,
-        watch_request, watch_runs_request,
+        ListRunsRequest, ListRunsResponse, SignalEventRequest, SignalEventResponse, WatchActionDetailsRequest,
+        WatchActionsRequest, WatchRequest, WatchRunDetailsRequest, WatchRunsRequest, create_run_request,
+        enqueue_action_request, list_runs_request, watch_request, watch_runs_request,
     },
 };
 use parking_lot::Mutex;
 
 use crate::{
     door::{CallError, Door, Stream},
-    ids::{ActionId, Name, Place, Request, RunId},
+    ids::{ActionId, Name, Place, Request, RunId, RunLane},
+    lanes::{self, ShownQueue},
     rules::{
         Check,
         answers::{Answer, Reply, rule_9_an_error_is_one_of_the_contract},
         views::rule_1_every_view_can_be_read,
     },
     seen::{Details, Shown},
+    signal::Value,
     spec,
     step::{Kind, Work},
 };
@@ -79,21 +81,29 @@ impl Client {
     /// An answer that is none of the contract's.
     pub async fn ask(&self, request: &Request) -> Check<Answer> {
         match request {
-            Request::Create { place, name, work } => self.create(place, name, work).await,
-            Request::Enqueue { action, parent, kind, group, old } => {
-                let called = self.enqueue(action, parent, kind, group, *old).await;
+            Request::Create { place, name, work, lane } => self.create(place, name, work, lane).await,
+            Request::Enqueue { action, parent, kind, group, old, queue } => {
+                let called = self.enqueue(action, parent, kind, group, *old, queue).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
             Request::Abort { run, action, reason, via } => {
                 let called = self.abort(run, action.as_deref(), reason, *via).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
-            // A worker's, who is no client.
-            Request::Lease { .. } | Request::Report { .. } => Ok(Answer::Lost),
+            Request::Signal { action, value, via } => {
+                let called = self.signal(action, *value, *via).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
+            }
+            Request::Queue { name, change } => {
+                let called = lanes::change(&self.door, name, *change).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|shown| Reply::Queue(Box::new(shown))))
+            }
+            // A worker's or a reconciler's, who is no client.
+            Request::Lease { .. } | Request::Report { .. } | Request::TimeOut => Ok(Answer::Lost),
         }
     }
 
-    async fn create(&self, place: &Place, name: &Name, work: &Work) -> Check<Answer> {
+    async fn create(&self, place: &Place, name: &Name, work: &Work, lane: &RunLane) -> Check<Answer> {
         let mut header = Vec::new();
         let id = match name {
             Name::Given(name) => {
@@ -110,6 +120,7 @@ impl Client {
             id: Some(id),
             task: Some(spec::task_spec(work).into()),
             input_wrapper: Some(spec::inputs(work.input).into()),
+            run_spec: spec::run_spec(lane).into(),
             ..Default::default()
         };
         let called = self.door.unary::<CreateRunResponse>("workflow.RunService/CreateRun", &request, &header).await;
@@ -122,18 +133,27 @@ impl Client {
         }
     }
 
-    async fn enqueue(&self, id: &ActionId, parent: &str, kind: &Kind, group: &str, old: bool) -> Result<(), CallError> {
+    async fn enqueue(
+        &self,
+        id: &ActionId,
+        parent: &str,
+        kind: &Kind,
+        group: &str,
+        old: bool,
+        queue: &str,
+    ) -> Result<(), CallError> {
         let input_uri = match kind {
             Kind::Task(work) => self.uploaded(&id.run.place, work).await?,
-            Kind::Trace { .. } => String::new(),
+            Kind::Trace { .. } | Kind::Condition(_) => String::new(),
         };
         let (action_id, parent) = (spec::action_id(id).into(), Some(parent.to_owned()));
         // An empty base is the run's own.
         let (run_output_base, group) = (String::new(), group.to_owned());
         if old {
             let spec = match kind {
-                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work)),
+                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work, queue)),
                 Kind::Trace { failed, .. } => enqueue_action_request::Spec::from(spec::trace_action(id, kind, *failed)),
+                Kind::Condition(condition) => enqueue_action_request::Spec::from(condition.wire()),
             };
             let request = EnqueueActionRequest {
                 action_id,
@@ -148,8 +168,9 @@ impl Client {
             return self.door.unary::<EnqueueActionResponse>(method, &request, &[]).await.map(drop);
         }
         let spec = match kind {
-            Kind::Task(work) => action::Spec::from(spec::task_action(work)),
+            Kind::Task(work) => action::Spec::from(spec::task_action(work, queue)),
             Kind::Trace { failed, .. } => action::Spec::from(spec::trace_action(id, kind, *failed)),
+            Kind::Condition(condition) => action::Spec::from(condition.wire()),
         };
         let action = WireAction {
             action_id,
@@ -212,6 +233,25 @@ impl Client {
                 door.unary::<AbortQueuedActionResponse>(method, &request, &[]).await.map(drop)
             }
         }
+    }
+
+    async fn signal(&self, id: &ActionId, value: Value, via: u8) -> Result<(), CallError> {
+        let action_id = spec::action_id(id).into();
+        if via == 0 {
+            let request = SignalEventRequest { action_id, payload: value.payload().into(), ..Default::default() };
+            let method = "workflow.RunService/SignalEvent";
+            return self.door.unary::<SignalEventResponse>(method, &request, &[]).await.map(drop);
+        }
+        let request = SignalRequest { action_id, value: value.literal().into(), ..Default::default() };
+        self.door.unary::<SignalResponse>("actions.ActionsService/Signal", &request, &[]).await.map(drop)
+    }
+
+    /// How a queue stands.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn queue(&self, name: &str) -> Check<ShownQueue> {
+        rule_1_every_view_can_be_read(lanes::get(&self.door, name).await)
     }
 
     /// Makes a project.

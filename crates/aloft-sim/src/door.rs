@@ -92,7 +92,9 @@ impl Door {
             Self::Inside(_) => "http://localhost",
             Self::Port(_, url) => url,
         };
-        let mut request = Request::post(format!("{base}/flyteidl2.{method}")).header("content-type", kind);
+        // Our own services have another package than the contract's.
+        let package = if method.starts_with("aloft.") { "" } else { "flyteidl2." };
+        let mut request = Request::post(format!("{base}/{package}{method}")).header("content-type", kind);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -110,7 +112,7 @@ impl Door {
         }
     }
 
-    /// A call with one answer. `method` is `package.Service/Method` without the leading `flyteidl2.`.
+    /// A call with one answer. `method` is `package.Service/Method` without a leading `flyteidl2.`.
     ///
     /// # Errors
     /// [`CallError`].

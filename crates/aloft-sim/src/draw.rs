@@ -1,6 +1,11 @@
 //! How sequences are drawn.
 
+mod lanes;
+mod signals;
+
+use lanes::{held, lane, queue, queued};
 use proptest::{collection::vec, option, prelude::*};
+use signals::{condition, pause, signal};
 
 use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
 
@@ -22,7 +27,7 @@ pub enum Hands {
 pub fn sequence(hands: Hands) -> BoxedStrategy<Vec<Step>> {
     match hands {
         Hands::Ours => begun(some(phrase)).boxed(),
-        Hands::Theirs => begun(some(|| step_of_clients().prop_map(|step| vec![step]))).boxed(),
+        Hands::Theirs => begun(some(phrase_of_clients)).boxed(),
     }
 }
 
@@ -33,7 +38,8 @@ fn some<S: Strategy<Value = Vec<Step>>>(phrase: fn() -> S) -> impl Strategy<Valu
 
 /// A run with a few actions, and then the rest: most steps need something to be about.
 fn begun(rest: impl Strategy<Value = Vec<Step>>) -> impl Strategy<Value = Vec<Step>> {
-    let first = vec(create().prop_map(Step::Do), 1..=1);
+    let first = || create().prop_map(|create| vec![Step::Do(create)]);
+    let first = prop_oneof![8 => first(), 1 => (queued(), held()).prop_map(|(queued, held)| [queued, held].concat())];
     let children = vec(enqueue().prop_map(Step::Do), 0..=4);
     (first, children, rest).prop_map(|(first, children, rest)| [first, children, rest].concat())
 }
@@ -53,6 +59,15 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         // It is taken, begins and ends, or takes too long.
         1 => (lease(), running(), wait(), ended())
             .prop_map(|(lease, running, wait, ended)| vec![lease, running, Step::Wait(wait), Step::CheckLimits, ended]),
+        // A condition waits, and somebody signals: at once, as its time is up, or beside another who signals or aborts.
+        1 => (pause(), signal()).prop_map(|(pause, signal)| vec![pause, Step::Do(signal)]),
+        1 => (pause(), wait(), signal())
+            .prop_map(|(pause, wait, signal)| vec![pause, Step::Wait(wait), Step::Race(vec![signal, Command::TimeOut])]),
+        1 => (pause(), signal(), prop_oneof![signal(), abort()])
+            .prop_map(|(pause, signal, other)| vec![pause, Step::Race(vec![signal, other])]),
+        // An administrator acts, and it is said what limits hold back.
+        1 => queue().prop_map(|change| vec![Step::Do(change)]),
+        1 => held(),
         // It ends, and what follows is taken when its time has come.
         1 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
     ]
@@ -61,7 +76,7 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => command().prop_map(Step::Do),
-        3 => vec(command(), 2..=3).prop_map(Step::Race),
+        3 => vec(prop_oneof![12 => command(), 1 => Just(Command::TimeOut)], 2..=3).prop_map(Step::Race),
         4 => (0u8..6).prop_map(Step::Again),
         1 => lossy().prop_map(Step::Cut),
         1 => Just(Step::Restart),
@@ -73,9 +88,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// As [`phrase`], for clients alone.
+fn phrase_of_clients() -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![
+        10 => step_of_clients().prop_map(|step| vec![step]),
+        1 => (pause(), signal()).prop_map(|(pause, signal)| vec![pause, Step::Do(signal)]),
+    ]
+}
+
 fn step_of_clients() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => request().prop_map(Step::Do),
+        2 => queue().prop_map(Step::Do),
         5 => vec(request(), 2..=3).prop_map(Step::Race),
         4 => (0u8..6).prop_map(Step::Again),
         2 => lossy_request().prop_map(Step::Cut),
@@ -97,7 +121,7 @@ fn command() -> impl Strategy<Value = Command> {
 
 /// What clients ask.
 fn request() -> impl Strategy<Value = Command> {
-    prop_oneof![5 => create(), 7 => enqueue(), 2 => abort()]
+    prop_oneof![5 => create(), 8 => enqueue(), 2 => abort(), 1 => signal()]
 }
 
 /// What can be asked again by a client that lost the answer.
@@ -118,17 +142,18 @@ fn create() -> impl Strategy<Value = Command> {
         2 => (0u8..3).prop_map(Naming::Request),
         1 => Just(Naming::Nameless),
     ];
-    (place(), naming, work()).prop_map(|(place, name, work)| Command::Create { place, name, work })
+    (place(), naming, work(), lane()).prop_map(|(place, name, work, lane)| Command::Create { place, name, work, lane })
 }
 
 fn enqueue() -> impl Strategy<Value = Command> {
     let kind = prop_oneof![
         3 => work().prop_map(Kind::Task),
         1 => (0u8..2, any::<bool>()).prop_map(|(name, failed)| Kind::Trace { name, failed }),
+        1 => condition().prop_map(Kind::Condition),
     ];
     let action = prop_oneof![40 => 1u8..5, 1 => Just(0)];
-    (known(0..4), action, known(0..5), kind, any::<bool>())
-        .prop_map(|(run, action, parent, kind, old)| Command::Enqueue { run, action, parent, kind, old })
+    (known(0..4), action, known(0..5), kind, any::<bool>(), option::weighted(0.05, 0u8..2))
+        .prop_map(|(run, action, parent, kind, old, queue)| Command::Enqueue { run, action, parent, kind, old, queue })
 }
 
 fn abort() -> impl Strategy<Value = Command> {

@@ -1,6 +1,9 @@
 //! Deliberate defects between the server and the simulation, to prove that the rules notice them. Those of the store are
 //! made in its file, beside the server; the others change what is asked and what is seen.
 
+mod lanes;
+mod signals;
+
 use std::{
     collections::HashMap,
     fs,
@@ -81,6 +84,46 @@ pub enum Defect {
     ForgetsAttempts,
     /// One list shows another phase than the details.
     Disagrees,
+    /// A condition takes any value, and other actions take one too.
+    TakesAnySignal,
+    /// A signal that came too late is answered as if it had won.
+    SignalsTheEnded,
+    /// A repeated signal is not recognised.
+    RefusesRepeatedSignals,
+    /// A condition that waits takes nothing.
+    DoesNotHear,
+    /// The value of a condition is not shown.
+    HidesValues,
+    /// Somebody else is named as who signalled.
+    NamesAnother,
+    /// A condition that nobody signalled is shown as succeeded.
+    EndsPauses,
+    /// The parent of a condition does not hear its value.
+    KeepsValuesToItself,
+    /// What a run declares as its limit is not kept.
+    IgnoresLimits,
+    /// Something that has room is not handed out.
+    PassesBy,
+    /// A full queue takes more.
+    OverfillsQueues,
+    /// A closed queue takes work.
+    FillsClosedQueues,
+    /// A queue that has room turns work away.
+    TurnsWorkAway,
+    /// A queue is deleted with its work.
+    DeletesWork,
+    /// A queue's name is given to another.
+    RenamesQueues,
+    /// A change of a queue is not recorded.
+    ForgetsQueues,
+    /// It is not said what limits hold back.
+    KeepsSilent,
+    /// It is not said which limit holds something back.
+    MumblesWhatIsHeld,
+    /// What has room is shown as held back.
+    HoldsBackTheFree,
+    /// A queue says that it holds more than it does.
+    MiscountsQueues,
 }
 
 /// A defect and what it has seen so far; without one, everything passes as it is.
@@ -94,6 +137,7 @@ pub struct Fault {
     files: Vec<(PathBuf, Vec<u8>)>,
     seen: HashMap<ActionId, Details>,
     given: Vec<Granted>,
+    signals: Vec<Request>,
     asked: u16,
     done: bool,
 }
@@ -135,7 +179,7 @@ impl Fault {
                     *lease = newest.lease.clone();
                 }
             }
-            _ => {}
+            _ => self.declared(&mut request),
         }
         request
     }
@@ -194,6 +238,10 @@ impl Fault {
             (_, Request::Lease { worker, .. }, Answer::Done(Reply::Leased(granted))) => {
                 Answer::Done(Reply::Leased(self.leased(worker, granted)))
             }
+            (_, Request::Signal { .. }, answer) => self.signalled(request, answer),
+            (_, Request::Create { .. } | Request::Enqueue { .. } | Request::Queue { .. }, answer) => {
+                self.admitted(request, answer)
+            }
             (_, _, answer) => answer,
         }
     }
@@ -217,6 +265,7 @@ impl Fault {
             }
             _ => {}
         }
+        self.passed_by(worker, &mut granted);
         self.given.extend(granted.iter().cloned());
         granted
     }
@@ -297,7 +346,7 @@ impl Fault {
                 details.attempts.remove(0);
                 details
             }
-            _ => details,
+            _ => self.condition(details),
         }
     }
 
@@ -306,6 +355,7 @@ impl Fault {
         if self.is(Defect::Disagrees) {
             rows.iter_mut().filter(|r| r.phase == Phase::Running).for_each(|r| r.phase = Phase::Initializing);
         }
+        rows.iter_mut().for_each(|row| self.unpause(row));
         rows
     }
 
@@ -349,7 +399,7 @@ impl Fault {
                     }
                 }
             }
-            _ => {}
+            _ => self.told(&mut heard),
         }
         heard
     }

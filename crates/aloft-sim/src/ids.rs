@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crate::step::{Kind, Progress, Work};
+use crate::{
+    lanes::Change,
+    signal::Value,
+    step::{Kind, Progress, Work},
+};
 
 /// A project and a domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +65,15 @@ pub enum Name {
     Any,
 }
 
+/// Where the actions of a run wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunLane {
+    /// The queue that it names; empty for none.
+    pub queue: String,
+    /// `max_action_concurrency`; 0 is no limit.
+    pub most: u8,
+}
+
 /// A lease as its holder knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -85,6 +98,8 @@ pub enum Request {
         name: Name,
         /// What it does.
         work: Work,
+        /// Where it waits.
+        lane: RunLane,
     },
     /// Add an action.
     Enqueue {
@@ -98,6 +113,8 @@ pub enum Request {
         group: String,
         /// Through `QueueService`.
         old: bool,
+        /// The queue that it names; empty for none.
+        queue: String,
     },
     /// Abort.
     Abort {
@@ -123,6 +140,24 @@ pub enum Request {
         lease: Lease,
         /// What.
         progress: Progress,
+    },
+    /// Give a condition its value.
+    Signal {
+        /// The condition.
+        action: ActionId,
+        /// The value.
+        value: Value,
+        /// Through which service.
+        via: u8,
+    },
+    /// End what a time limit has ended.
+    TimeOut,
+    /// Change a queue.
+    Queue {
+        /// Its name.
+        name: String,
+        /// How.
+        change: Change,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{Place, RunId},
-    model::{Model, Run},
+    model::{Action, Model, Run},
     step::NOBODY,
 };
 
@@ -45,6 +45,14 @@ impl Scene {
         format!("run{n}")
     }
 
+    /// The name of queue number `n`; nobody's is the one that always is.
+    pub fn queue(&self, n: u8) -> String {
+        match n {
+            NOBODY => "default".to_owned(),
+            n => format!("q{}-{n}", self.number),
+        }
+    }
+
     /// The identifier of request number `n`.
     pub fn request(&self, n: u8) -> String {
         format!("{:08x}-0000-4000-8000-{n:012x}", self.number)
@@ -65,6 +73,15 @@ impl Scene {
             0 => aloft_core::ROOT_ACTION.to_owned(),
             n => format!("x{n}"),
         }
+    }
+
+    /// Action number `n` of those of `run` that exist, the conditions before the others.
+    pub fn condition(&self, n: u8, run: &RunId, model: &Model) -> String {
+        let Some(found) = model.run(run).filter(|_| n != NOBODY) else { return "nobody".to_owned() };
+        let is_condition = |name: &&String| found.actions.get(*name).is_some_and(Action::is_condition);
+        let (mut names, others): (Vec<_>, Vec<_>) = found.names().into_iter().partition(is_condition);
+        names.extend(others);
+        names.get(usize::from(n) % names.len().max(1)).map_or_else(String::new, |name| (*name).clone())
     }
 
     /// Action number `n` of those of `run` that exist; the root is the first.

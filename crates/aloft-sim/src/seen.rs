@@ -2,12 +2,15 @@
 
 use aloft_core::{Phase, Time};
 use aloft_flyteidl2::flyteidl2::{
-    common::{ActionIdentifier, RunIdentifier},
+    common::{ActionIdentifier, EnrichedIdentity, RunIdentifier, enriched_identity},
     workflow::{Action, ActionAttempt, ActionDetails, ActionUpdate, ErrorInfo, action_details},
 };
 use buffa_types::google::protobuf::Timestamp;
 
-use crate::ids::{ActionId, Place, RunId};
+use crate::{
+    ids::{ActionId, Place, RunId},
+    signal::{Condition, Signalled, Value},
+};
 
 /// What every view of an action that shows its status has in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct SeenAttempt {
     pub error: Option<SeenError>,
     /// Where its outputs lie.
     pub output: String,
+    /// What it was said to wait for.
+    pub waits_for: Vec<String>,
 }
 
 /// Everything about an action.
@@ -71,6 +76,21 @@ pub struct Details {
     pub error: Option<SeenError>,
     /// Why it was aborted.
     pub aborted: Option<String>,
+    /// How it was signalled.
+    pub signal: Option<Signalled>,
+    /// What it waits or waited for, if it is a condition.
+    pub condition: Option<Condition>,
+    /// Who started its run.
+    pub by: Person,
+}
+
+/// Who did something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    /// What identifies them.
+    pub subject: String,
+    /// What they are called.
+    pub name: String,
 }
 
 /// What a parent hears of a child.
@@ -84,6 +104,8 @@ pub struct Update {
     pub error: Option<SeenError>,
     /// Where its outputs are or will be.
     pub output: String,
+    /// What it was signalled with.
+    pub value: Option<Value>,
 }
 
 type Read<T> = Result<T, String>;
@@ -114,6 +136,21 @@ fn action_id(id: &ActionIdentifier) -> ActionId {
     ActionId { run: run_id(&id.run), name: id.name.clone() }
 }
 
+impl Person {
+    /// Reads who it was.
+    ///
+    /// # Errors
+    /// If it says nobody.
+    pub fn read(identity: &EnrichedIdentity) -> Read<Self> {
+        match &identity.principal {
+            Some(enriched_identity::Principal::User(user)) if !user.id.subject.is_empty() => {
+                Ok(Self { subject: user.id.subject.clone(), name: user.spec.first_name.clone() })
+            }
+            other => Err(format!("nobody is named: {other:?}")),
+        }
+    }
+}
+
 impl Shown {
     /// Reads the message that lists and streams carry.
     ///
@@ -141,6 +178,7 @@ impl SeenAttempt {
     fn read(attempt: &ActionAttempt, of: &str) -> Read<Self> {
         let phases = attempt.phase_transitions.iter();
         let phases = phases.map(|t| Ok((phase(t.phase.to_i32(), of)?, set(t.start_time.as_option(), of)?)));
+        let waits_for = attempt.cluster_events.iter().filter(|event| event.reason == "WaitingForResources");
         Ok(Self {
             number: attempt.attempt,
             phase: phase(attempt.phase.to_i32(), of)?,
@@ -148,6 +186,7 @@ impl SeenAttempt {
             end: attempt.end_time.as_option().map(time),
             error: attempt.error_info.as_option().map(error),
             output: attempt.outputs.output_uri.clone(),
+            waits_for: waits_for.map(|event| event.message.clone()).collect(),
         })
     }
 }
@@ -167,16 +206,20 @@ impl Details {
         let shown = Shown::read(&action)?;
         let of = shown.id.to_string();
         let attempts = details.attempts.iter().map(|a| SeenAttempt::read(a, &of)).collect::<Read<_>>()?;
-        let (mut failed, mut aborted) = (None, None);
+        let (mut failed, mut aborted, mut signal) = (None, None, None);
         match &details.result {
             Some(action_details::Result::ErrorInfo(info)) => failed = Some(error(info)),
             Some(action_details::Result::AbortInfo(info)) => aborted = Some(info.reason.clone()),
-            Some(action_details::Result::SignalInfo(_)) | None => {}
+            Some(action_details::Result::SignalInfo(info)) => signal = Some(Signalled::read(info)?),
+            None => {}
         }
-        if details.spec.is_none() {
-            return Err(format!("{of}: the details do not say what it runs"));
-        }
-        Ok(Self { shown, attempts, error: failed, aborted })
+        let condition = match &details.spec {
+            Some(action_details::Spec::Condition(condition)) => Some(Condition::read(condition)?),
+            Some(action_details::Spec::Task(_) | action_details::Spec::Trace(_)) => None,
+            None => return Err(format!("{of}: the details do not say what it runs")),
+        };
+        let by = Person::read(&details.metadata.executed_by)?;
+        Ok(Self { shown, attempts, error: failed, aborted, signal, condition, by })
     }
 }
 
@@ -192,6 +235,7 @@ impl Update {
             phase: phase(update.phase.to_i32(), &id.to_string())?,
             error: error.map(|e| SeenError { code: e.code.clone(), message: e.message.clone() }),
             output: update.output_uri.clone(),
+            value: update.value.as_option().map(Value::read).transpose()?,
             id,
         })
     }

@@ -7,13 +7,13 @@ use aloft_flyteidl2::flyteidl2::{
         self, Backoff, Container, Identifier, Literal, Primitive, RetryStrategy, Scalar, TaskMetadata, TaskTemplate,
         TimeoutStrategy, literal, primitive, scalar, task_template,
     },
-    task::{Inputs, NamedLiteral, OutputReferences, TaskSpec},
+    task::{Inputs, NamedLiteral, OutputReferences, RunSpec, TaskSpec},
     workflow::{TaskAction, TraceAction},
 };
 use buffa_types::google::protobuf::{Duration, Timestamp};
 
 use crate::{
-    ids::{ActionId, Place, RunId, output_prefix},
+    ids::{ActionId, Place, RunId, RunLane, output_prefix},
     model::{function, trace_times},
     step::{Kind, Policy, Work},
 };
@@ -94,6 +94,11 @@ pub fn task_spec(work: &Work) -> TaskSpec {
     TaskSpec { task_template: template.into(), short_name, ..Default::default() }
 }
 
+/// What a run declares.
+pub fn run_spec(lane: &RunLane) -> RunSpec {
+    RunSpec { queue: lane.queue.clone(), max_action_concurrency: lane.most.into(), ..Default::default() }
+}
+
 /// How long the tasks that sleep do so, in seconds, by their input: not at all, a moment, for good.
 const SLEEPS: [f64; 3] = [0.0, 0.03, 3600.0];
 
@@ -111,8 +116,8 @@ pub fn inputs(input: u8) -> Inputs {
 }
 
 /// The task of an enqueue.
-pub fn task_action(work: &Work) -> TaskAction {
-    TaskAction { spec: task_spec(work).into(), ..Default::default() }
+pub fn task_action(work: &Work, queue: &str) -> TaskAction {
+    TaskAction { spec: task_spec(work).into(), queue: queue.to_owned(), ..Default::default() }
 }
 
 /// The trace of an enqueue.

@@ -3,6 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    lanes::{Change, Lane},
+    signal::{Condition, Says},
+};
+
 /// One step of a sequence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Step {
@@ -22,6 +27,8 @@ pub enum Step {
     Settle,
     /// The reconciler of time limits looks until nothing is due.
     CheckLimits,
+    /// The one that says what limits hold back looks once.
+    Hold,
     /// A client begins to watch.
     Watch(Watch),
     /// A worker starts anew and asks what it holds.
@@ -39,6 +46,9 @@ pub enum Command {
         name: Naming,
         /// What it does.
         work: Work,
+        /// Where it waits.
+        #[serde(default)]
+        lane: Lane,
     },
     /// Add an action to a run.
     Enqueue {
@@ -52,6 +62,9 @@ pub enum Command {
         kind: Kind,
         /// Through the older `QueueService`.
         old: bool,
+        /// Which queue it names; none for its run's.
+        #[serde(default)]
+        queue: Option<u8>,
     },
     /// Abort a run or an action.
     Abort {
@@ -82,6 +95,26 @@ pub enum Command {
         lease: u8,
         /// What is wrong with it.
         how: Forgery,
+    },
+    /// Give a condition its value.
+    Signal {
+        /// Which run.
+        run: u8,
+        /// Which of its actions, the conditions first.
+        action: u8,
+        /// What it is told.
+        says: Says,
+        /// Through which of the services that can.
+        via: u8,
+    },
+    /// The one time limit that is due ends what it limits, if it is one.
+    TimeOut,
+    /// An administrator changes a queue.
+    Queue {
+        /// Which.
+        queue: u8,
+        /// How.
+        change: Change,
     },
 }
 
@@ -152,6 +185,8 @@ pub enum Kind {
         /// Whether it raised.
         failed: bool,
     },
+    /// A condition to wait for.
+    Condition(Condition),
 }
 
 /// What a worker saw of an attempt.

@@ -26,6 +26,9 @@ impl Tally {
             Request::Abort { .. } => "abort",
             Request::Lease { .. } => "lease",
             Request::Report { .. } => "report",
+            Request::Signal { .. } => "signal",
+            Request::TimeOut => "time out",
+            Request::Queue { .. } => "queue",
         };
         let how = match answer {
             Answer::Done(Reply::Leased(granted)) if granted.is_empty() => "nothing",
@@ -41,6 +44,9 @@ impl Tally {
         self.count(format!("ended: {}", details.shown.phase.words()));
         if details.attempts.len() > 1 {
             self.count("ended: after a retry");
+        }
+        if details.signal.is_some() {
+            self.count("ended: signalled");
         }
         if let Some(error) = &details.error {
             self.count(format!("error: {}", error.code));

@@ -5,6 +5,7 @@ use aloft_core::{Phase, Time};
 use super::Run;
 use crate::{
     rules::views::rank,
+    signal::Value,
     step::{Kind, Policy},
 };
 
@@ -23,6 +24,8 @@ pub struct Action {
     pub parent: Option<String>,
     /// Its group.
     pub group: String,
+    /// Where it waits, if it is a task.
+    pub queue: Option<String>,
     /// What it is.
     pub kind: Kind,
     /// When it was created.
@@ -85,6 +88,8 @@ pub enum Why {
     Asked(String),
     /// This action above it ended.
     Above(String),
+    /// Somebody signalled it with this value.
+    Signalled(Value),
 }
 
 /// Whether an action lives, as far as is known.
@@ -137,27 +142,33 @@ impl Action {
     pub fn policy(&self) -> Policy {
         match &self.kind {
             Kind::Task(work) => work.policy.clone(),
-            Kind::Trace { .. } => Policy::default(),
+            Kind::Trace { .. } | Kind::Condition(_) => Policy::default(),
         }
+    }
+
+    /// Whether it waits for somebody's word instead of a worker.
+    pub fn is_condition(&self) -> bool {
+        matches!(self.kind, Kind::Condition(_))
     }
 
     /// Where it is.
     pub fn phase(&self) -> Option<Phase> {
         match &self.end {
             Some(end) => end.phase,
+            None if self.is_condition() => Some(Phase::Paused),
             None => self.attempts.last().map(Attempt::phase),
         }
     }
 
     /// Whether its current attempt can be handed out at `at`.
     pub fn waits(&self, at: Time) -> bool {
-        let ready = |a: &Attempt| a.phase() == Phase::Queued && a.holder.is_none() && a.ready <= at;
+        let ready = |a: &Attempt| rank(a.phase()) <= 1 && a.holder.is_none() && a.ready <= at;
         self.end.is_none() && self.attempts.last().is_some_and(ready)
     }
 
     /// Whether the record, which has not followed the end above it yet, looks as if it waited.
     pub fn looks_ready(&self, at: Time) -> bool {
-        let before = |a: &Attempt| a.phases.len() == 2 && a.holder.is_none() && a.ready <= at;
+        let before = |a: &Attempt| a.holder.is_none() && a.ready <= at;
         !self.settled && self.end.is_some() && self.attempts.last().is_some_and(before)
     }
 
@@ -210,6 +221,9 @@ impl Action {
     /// The time limit that passes first, when, and the code it fails with. Of those that pass together the deadline counts
     /// before the wait, and the wait before the runtime.
     pub fn limit(&self) -> Option<(Time, &'static str)> {
+        if let (Kind::Condition(condition), None) = (&self.kind, &self.end) {
+            return condition.timeout.map(|ms| (plus(self.created, millis(ms)), "CONDITION_TIMED_OUT"));
+        }
         let attempt = self.attempts.last().filter(|_| self.end.is_none())?;
         let policy = self.policy();
         let running = attempt.entered(Phase::Running);

@@ -5,7 +5,7 @@ use aloft_core::{Phase, ROOT_ACTION, Time};
 use super::{Action, Attempt, End, Life, Model, Run, Why};
 use crate::{
     draw::Hands,
-    ids::{ActionId, Name, Place, RunId},
+    ids::{ActionId, Name, Place, RunId, RunLane},
     rules::{
         Check,
         answers::{self, Answer},
@@ -13,8 +13,20 @@ use crate::{
     step::{Kind, Work},
 };
 
+/// How a new action is named and placed.
+pub(super) struct NewAction<'r> {
+    /// Its name.
+    pub name: &'r str,
+    /// Below which; `None` for the root.
+    pub parent: Option<&'r str>,
+    /// Its group.
+    pub group: &'r str,
+    /// The queue that it names; empty for none.
+    pub queue: &'r str,
+}
+
 impl Model {
-    fn unchanged(&self) -> Check<Vec<Model>> {
+    pub(super) fn unchanged(&self) -> Check<Vec<Model>> {
         Ok(vec![self.clone()])
     }
 
@@ -23,7 +35,7 @@ impl Model {
     }
 
     /// This model, and this one changed if that is possible: it is certain if the answer came.
-    fn changed(&self, done: bool, change: impl FnOnce(&mut Model)) -> Vec<Model> {
+    pub(super) fn changed(&self, done: bool, change: impl FnOnce(&mut Model)) -> Vec<Model> {
         let mut after = self.clone();
         change(&mut after);
         if done { vec![after] } else { vec![self.clone(), after] }
@@ -34,6 +46,7 @@ impl Model {
         place: &Place,
         name: &Name,
         work: &Work,
+        lane: &RunLane,
         answer: &Answer,
         at: Time,
     ) -> Check<Vec<Model>> {
@@ -54,11 +67,14 @@ impl Model {
             }
             return self.unchanged();
         }
+        if self.turned_away(&Self::resolved("", &lane.queue), None, None, answer)? {
+            return self.unchanged();
+        }
         let Some(shown) = answers::rule_3_a_create_answers_its_run(answer)? else {
             // Without its name nothing can be said of it; whoever asked asks again and is told.
             let Name::Given(name) = name else { return self.unchanged() };
             let id = RunId { place: place.clone(), name: name.clone() };
-            return Ok(self.changed(false, |m| m.add_run(&id, work, at)));
+            return Ok(self.changed(false, |m| m.add_run(&id, work, lane, at)));
         };
         let id = shown.id.run.clone();
         answers::rule_4_a_new_request_is_a_new_run(self.runs.contains_key(&id), &id)?;
@@ -67,16 +83,18 @@ impl Model {
         if let Name::ForRequest(request) = name {
             after.requests.insert((place.clone(), request.clone()), id.clone());
         }
-        after.add_run(&id, work, at);
+        after.add_run(&id, work, lane, at);
         after.observe_shown(shown)?;
         Ok(vec![after])
     }
 
-    fn add_run(&mut self, id: &RunId, work: &Work, at: Time) {
+    fn add_run(&mut self, id: &RunId, work: &Work, lane: &RunLane, at: Time) {
         let order = self.number();
-        let run = Run { order, work: work.clone(), actions: [].into() };
+        let (queue, most) = (lane.queue.clone(), Some(lane.most).filter(|most| *most > 0));
+        let run = Run { order, work: work.clone(), queue, most, actions: [].into() };
         self.runs.insert(id.clone(), run);
-        self.add_action(id, ROOT_ACTION, None, &Kind::Task(work.clone()), "", at);
+        let root = NewAction { name: ROOT_ACTION, parent: None, group: "", queue: "" };
+        self.add_action(id, &root, &Kind::Task(work.clone()), at);
     }
 
     fn number(&mut self) -> u32 {
@@ -84,21 +102,24 @@ impl Model {
         self.made
     }
 
-    fn add_action(&mut self, run: &RunId, name: &str, parent: Option<&str>, kind: &Kind, group: &str, at: Time) {
+    fn add_action(&mut self, run: &RunId, new: &NewAction<'_>, kind: &Kind, at: Time) {
         let order = self.number();
+        let queue = self.queue_for(kind, run, new.queue);
         let (attempts, end) = match kind {
             Kind::Task(_) => (vec![Attempt::queued(1, at, at)], None),
+            Kind::Condition(_) => (Vec::new(), None),
             Kind::Trace { failed, .. } => {
                 let phase = if *failed { Phase::Failed } else { Phase::Succeeded };
                 let code = failed.then(|| "TraceFailed".to_owned());
                 (Vec::new(), Some(End { phase: Some(phase), at: Some(trace_times().1), why: Why::Itself(code) }))
             }
         };
-        let created = if attempts.is_empty() { trace_times().0 } else { at };
+        let created = if matches!(kind, Kind::Trace { .. }) { trace_times().0 } else { at };
         let action = Action {
             order,
-            parent: parent.map(str::to_owned),
-            group: group.to_owned(),
+            parent: new.parent.map(str::to_owned),
+            group: new.group.to_owned(),
+            queue,
             kind: kind.clone(),
             created,
             attempts,
@@ -108,19 +129,19 @@ impl Model {
             settled: true,
         };
         if let Some(run) = self.runs.get_mut(run) {
-            run.actions.insert(name.to_owned(), action);
+            run.actions.insert(new.name.to_owned(), action);
         }
     }
 
     pub(super) fn enqueue(
         &self,
         action: &ActionId,
-        parent: &str,
         kind: &Kind,
-        group: &str,
+        how: &NewAction<'_>,
         answer: &Answer,
         at: Time,
     ) -> Check<Vec<Model>> {
+        let parent = how.parent.unwrap_or(ROOT_ACTION);
         if action.name == ROOT_ACTION {
             answers::rule_9_a_wrong_field_is_named(answer, ROOT_ACTION)?;
             return self.unchanged();
@@ -146,13 +167,19 @@ impl Model {
                 answers::rule_5_nothing_starts_below_what_has_ended(answer)?;
                 self.unchanged()
             }
-            (Life::Unknown, Answer::Refused(_)) => {
+            (Life::Unknown, Answer::Refused(refused)) if refused.code == "aborted" => {
                 answers::rule_5_nothing_starts_below_what_has_ended(answer)?;
                 Ok(vec![self.clone()])
             }
             (Life::Live | Life::Unknown, _) => {
+                let queue = self.queue_for(kind, &action.run, how.queue);
+                if let Some(queue) = queue
+                    && self.turned_away(&queue, Some(&action.run), Some(parent), answer)?
+                {
+                    return self.unchanged();
+                }
                 let done = answers::rule_3_what_can_be_done_is_done(answer)?;
-                let add = |m: &mut Model| m.add_action(&action.run, &action.name, Some(parent), kind, group, at);
+                let add = |m: &mut Model| m.add_action(&action.run, how, kind, at);
                 Ok(self.changed(done, add))
             }
         }
@@ -190,17 +217,23 @@ impl Model {
                 Ok(self.changed(true, over))
             }
             (Life::Ended(None), _) => self.unchanged(),
-            (Life::Live | Life::Unknown, _) => {
+            (life @ (Life::Live | Life::Unknown), _) => {
                 let done = answers::rule_3_what_can_be_done_is_done(answer)?;
                 let when = (!self.theirs()).then_some(at);
                 let why = Why::Asked(reason.to_owned());
-                Ok(self.changed(done, |m| m.end(target, Some(Phase::Aborted), when, why)))
+                let mut possible = self.changed(done, |m| m.end(target, Some(Phase::Aborted), when, why));
+                if life == Life::Unknown && target.name != ROOT_ACTION {
+                    // One above it may have ended a moment before: then it was aborted already, for that reason.
+                    possible
+                        .extend(self.changed(true, |m| m.end(target, Some(Phase::Aborted), None, Why::Itself(None))));
+                }
+                Ok(possible)
             }
         }
     }
 
     /// The action ends by another hand, and all below it.
-    fn end(&mut self, target: &ActionId, phase: Option<Phase>, at: Option<Time>, why: Why) {
+    pub(super) fn end(&mut self, target: &ActionId, phase: Option<Phase>, at: Option<Time>, why: Why) {
         let theirs = self.theirs();
         let Some(run) = self.runs.get_mut(&target.run) else { return };
         let Some(action) = run.actions.get_mut(&target.name) else { return };

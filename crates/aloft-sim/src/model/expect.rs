@@ -5,7 +5,7 @@ use aloft_core::{Phase, Time};
 use super::{Action, Model, Run, Why, client::trace_times};
 use crate::{
     ids::{ActionId, RAISED, output_prefix},
-    rules::{Check, durable, views},
+    rules::{Check, durable, signals, views},
     seen::{Details, SeenAttempt, Shown},
     step::Kind,
 };
@@ -13,12 +13,22 @@ use crate::{
 /// `ActionType` numbers.
 const TASK: i32 = 1;
 const TRACE: i32 = 2;
+const CONDITION: i32 = 3;
 
 /// The name of a simulated function.
 pub fn function(kind: &Kind) -> String {
     match kind {
         Kind::Task(work) => format!("task{}", work.task),
         Kind::Trace { name, .. } => format!("traced{name}"),
+        Kind::Condition(condition) => condition.title(),
+    }
+}
+
+fn number(kind: &Kind) -> i32 {
+    match kind {
+        Kind::Task(_) => TASK,
+        Kind::Trace { .. } => TRACE,
+        Kind::Condition(_) => CONDITION,
     }
 }
 
@@ -38,16 +48,19 @@ impl Model {
     /// What is shown and not believed.
     pub fn observe_shown(&mut self, shown: &Shown) -> Check {
         let (_, action) = self.action(&shown.id)?;
-        let is_task = matches!(action.kind, Kind::Task(_));
+        if action.is_condition() {
+            let signalled = action.end.as_ref().is_some_and(|end| matches!(end.why, Why::Signalled(_)));
+            signals::rule_5_nothing_but_a_signal_succeeds_a_condition(shown, signalled)?;
+        }
         let certain = (
             action.parent.clone().unwrap_or_default(),
             action.group.clone(),
-            if is_task { TASK } else { TRACE },
+            number(&action.kind),
             function(&action.kind),
         );
         let told = (shown.parent.clone(), shown.group.clone(), shown.kind, shown.function.clone());
         durable::rule_3_views_show_what_was_done(&shown.id, &told, &certain)?;
-        if self.theirs() && is_task {
+        if self.moves_by_itself(&action.kind) {
             return self.learn(shown);
         }
         let end = action.end.as_ref().and_then(|e| e.at);
@@ -57,7 +70,12 @@ impl Model {
         durable::rule_3_views_show_what_was_done(&shown.id, &told, &done)
     }
 
-    /// What somebody else's hands have done to a task since we looked.
+    /// Whether somebody else's hands or clock may have moved it since we looked.
+    fn moves_by_itself(&self, kind: &Kind) -> bool {
+        self.theirs() && !matches!(kind, Kind::Trace { .. })
+    }
+
+    /// What somebody else's hands and clock have done to an action since we looked.
     fn learn(&mut self, shown: &Shown) -> Check {
         let theirs = self.theirs();
         let (_, action) = self.action(&shown.id)?;
@@ -80,9 +98,10 @@ impl Model {
     pub fn observe(&mut self, details: &Details) -> Check {
         self.observe_shown(&details.shown)?;
         let (_, action) = self.action(&details.shown.id)?;
-        if self.theirs() && matches!(action.kind, Kind::Task(_)) {
+        observe_condition(action, details)?;
+        if self.moves_by_itself(&action.kind) {
             // Of what somebody else's hands did, only our own words are known.
-            let ours = action.end.as_ref().is_some_and(|end| matches!(end.why, Why::Asked(_)));
+            let ours = action.end.as_ref().is_some_and(|end| matches!(end.why, Why::Asked(_) | Why::Signalled(_)));
             return if ours { observe_end(action, details) } else { Ok(()) };
         }
         observe_end(action, details)?;
@@ -96,11 +115,27 @@ fn observe_end(action: &Action, details: &Details) -> Check {
     let right = match action.end.as_ref().map(|e| &e.why) {
         None => code.is_none() && aborted.is_none(),
         Some(Why::Itself(expected)) => code == *expected && aborted.is_none(),
+        Some(Why::Signalled(_)) => code.is_none() && aborted.is_none(),
         Some(Why::Asked(words)) => aborted == Some(words.as_str()),
         // It says which action took it along.
         Some(Why::Above(above)) => aborted.is_some_and(|reason| reason.contains(above.as_str())),
     };
     views::rule_9_an_end_says_why(details, right, &action.end)
+}
+
+/// What it waits for, and what it was told by whom.
+fn observe_condition(action: &Action, details: &Details) -> Check {
+    let declared = match &action.kind {
+        Kind::Condition(condition) => Some(condition.clone()),
+        Kind::Task(_) | Kind::Trace { .. } => None,
+    };
+    durable::rule_3_views_show_what_was_done(&details.shown.id, &details.condition, &declared)?;
+    let told = match action.end.as_ref().map(|e| &e.why) {
+        Some(Why::Signalled(value)) => Some(*value),
+        _ => None,
+    };
+    signals::rule_3_a_signal_is_shown_with_its_value(details, told)?;
+    signals::rule_9_a_signal_says_who_gave_it(details)
 }
 
 fn observe_attempts(action: &Action, details: &Details) -> Check {

@@ -9,7 +9,10 @@
 mod action;
 mod beliefs;
 mod client;
+mod condition;
 mod expect;
+mod lanes;
+mod queues;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +21,10 @@ use aloft_core::Time;
 
 pub use action::{Action, Attempt, End, Life, Why};
 pub use beliefs::Beliefs;
+use client::NewAction;
 pub use client::trace_times;
 pub use expect::{function, output};
+use queues::Queue;
 
 use crate::{
     draw::Hands,
@@ -36,6 +41,7 @@ pub struct Model {
     /// Where runs can live.
     places: BTreeSet<Place>,
     runs: BTreeMap<RunId, Run>,
+    queues: BTreeMap<String, Queue>,
     /// The runs of requests that the server named.
     requests: BTreeMap<(Place, String), RunId>,
     /// How many runs and actions there have been, to know their order.
@@ -52,6 +58,10 @@ pub struct Run {
     pub order: u32,
     /// What identifies its work.
     pub work: Work,
+    /// The queue that it names; empty for none.
+    pub queue: String,
+    /// How many of its actions run at most.
+    pub most: Option<u8>,
     /// Its actions by name.
     pub actions: BTreeMap<String, Action>,
 }
@@ -70,7 +80,14 @@ pub struct Asked<'r> {
 impl Model {
     /// A server without runs, whose projects and domains are `places`.
     pub fn new(hands: Hands, places: impl IntoIterator<Item = Place>) -> Self {
-        Self { hands, places: places.into_iter().collect(), runs: BTreeMap::new(), requests: BTreeMap::new(), made: 0 }
+        Self {
+            hands,
+            places: places.into_iter().collect(),
+            runs: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            made: 0,
+        }
     }
 
     /// What may be the case after a request was answered.
@@ -80,9 +97,10 @@ impl Model {
     pub fn next(&self, asked: Asked<'_>, answer: &Answer) -> Check<Vec<Model>> {
         let at = asked.at;
         match asked.request {
-            Request::Create { place, name, work } => self.create(place, name, work, answer, at),
-            Request::Enqueue { action, parent, kind, group, .. } => {
-                self.enqueue(action, parent, kind, group, answer, at)
+            Request::Create { place, name, work, lane } => self.create(place, name, work, lane, answer, at),
+            Request::Enqueue { action, parent, kind, group, queue, .. } => {
+                let how = NewAction { name: &action.name, parent: Some(parent), group, queue };
+                self.enqueue(action, kind, &how, answer, at)
             }
             Request::Abort { run, action, reason, .. } => {
                 let name = action.as_deref().unwrap_or(aloft_core::ROOT_ACTION);
@@ -90,6 +108,9 @@ impl Model {
             }
             Request::Lease { worker, max } => self.lease(worker, *max, asked.alone, answer, at),
             Request::Report { lease, progress } => self.report(lease, progress, answer, at),
+            Request::Signal { action, value, .. } => self.signal(action, *value, answer, at),
+            Request::TimeOut => self.time_out(answer, at),
+            Request::Queue { name, change } => self.change_queue(name, *change, answer),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     rules::{
         Check,
         answers::{self, Answer, Granted},
-        leases,
+        lanes, leases,
     },
     step::Progress,
 };
@@ -25,13 +25,17 @@ impl Model {
         let mut after = self.clone();
         for one in granted {
             after.grant(worker, one, at)?;
+            after.check_limits_of(&one.lease.action)?;
         }
         let ready = self.all().filter(|(.., a)| a.waits(at)).count();
         // A record that has not followed the end above it may take a place of the answer; it is never handed out.
         let behind = self.all().filter(|(.., a)| a.looks_ready(at)).count();
         if alone {
-            let least = max.min(ready + behind).saturating_sub(behind);
+            let limited = self.all().any(|(run, ..)| self.is_limited(run));
+            let least = if limited { 0 } else { max.min(ready + behind).saturating_sub(behind) };
             leases::rule_6_ready_work_is_handed_out(granted.len(), least, max.min(ready))?;
+            let passed_by = if limited && granted.len() + behind < max { after.has_room(granted, at) } else { None };
+            lanes::rule_6_what_has_room_does_not_wait(passed_by.as_ref())?;
         }
         Ok(vec![after])
     }
@@ -132,12 +136,7 @@ impl Model {
     /// next one; a wait or a deadline that has passed stays passed.
     pub fn check_limits(&mut self, at: Time) {
         loop {
-            let mut due: Vec<_> = self
-                .all()
-                .filter_map(|(run, name, a)| Some((a.limit()?.0, a.order, run.action(name))))
-                .filter(|(when, ..)| *when <= at)
-                .collect();
-            due.sort();
+            let due = self.limits_due(at);
             if due.is_empty() {
                 return;
             }
@@ -147,7 +146,15 @@ impl Model {
         }
     }
 
-    fn check_limit(&mut self, id: &ActionId, at: Time) {
+    /// The limits that have passed by `at`, in their order.
+    pub(super) fn limits_due(&self, at: Time) -> Vec<(Time, u32, ActionId)> {
+        let limits = self.all().filter_map(|(run, name, a)| Some((a.limit()?.0, a.order, run.action(name))));
+        let mut due: Vec<_> = limits.filter(|(when, ..)| *when <= at).collect();
+        due.sort();
+        due
+    }
+
+    pub(super) fn check_limit(&mut self, id: &ActionId, at: Time) {
         let theirs = self.theirs();
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         let Some(action) = run.actions.get_mut(&id.name) else { return };

@@ -11,7 +11,7 @@ use crate::{
     client::Watched,
     ids::{ActionId, Place, RunId},
     model::Model,
-    rules::{Check, bounds, log, streams, views},
+    rules::{Check, bounds, lanes, log, streams, views},
     seen::{Details, Shown},
     tally::Tally,
     watching::{Heard, Item, message},
@@ -64,6 +64,9 @@ impl Player<'_> {
                     views::rule_1_views_agree(&details.shown, "ListRuns", root)?;
                 }
             }
+        }
+        for name in self.model().queue_names() {
+            self.look_at_queue(&name).await?;
         }
         self.judge_streams(&audit.details, &audit.moments, &audit.counts).await?;
         Ok(audit)
@@ -193,6 +196,8 @@ impl Player<'_> {
         log::rule_1_columns_are_projections_of_the_states(&ledger)?;
         log::rule_5_the_log_never_goes_back(&ledger, &story)?;
         log::rule_6_the_log_has_one_holder_per_attempt(&ledger)?;
+        let limit = self.model().run(run).and_then(|run| run.most);
+        lanes::rule_6_the_log_keeps_the_limit_of_a_run(run, story.most_at_a_time, limit)?;
         for (name, moments) in story.moments {
             let id = run.action(&name);
             let shown = audit.details.get(&id).map(|d| (d.shown.phase, d.shown.attempts));

@@ -2,6 +2,7 @@
 
 mod audit;
 mod follow;
+mod lanes;
 mod work;
 
 use std::{
@@ -21,11 +22,12 @@ use crate::{
     draw::Hands,
     fault::Fault,
     host::Host,
-    ids::{ActionId, Lease, Name, Request, RunId},
+    ids::{ActionId, Lease, Name, Request, RunId, RunLane},
     model::{Asked, Beliefs, Model},
     rules::{Check, answers::Answer, durable, views},
     scene::Scene,
     seen::{Details, Shown},
+    signal::{Says, Value},
     step::{Command, Forgery, Naming, Step, Watch},
     tally::Tally,
     watching::Watching,
@@ -162,6 +164,7 @@ impl<'h> Player<'h> {
             }
             Step::Settle => self.settle().await.map(drop),
             Step::CheckLimits => self.check_limits().await,
+            Step::Hold => self.hold().await,
             Step::Watch(watch) => self.watch(watch).await,
             Step::Reclaim(worker) => self.reclaim(&work::worker(*worker)).await,
         }
@@ -171,7 +174,7 @@ impl<'h> Player<'h> {
     fn request(&self, command: &Command) -> Option<Request> {
         let (scene, model) = (&self.scene, self.model());
         Some(match command {
-            Command::Create { place, name, work } => Request::Create {
+            Command::Create { place, name, work, lane } => Request::Create {
                 place: scene.place(*place),
                 name: match name {
                     Naming::Named(n) => Name::Given(scene.run_name(*n)),
@@ -179,8 +182,9 @@ impl<'h> Player<'h> {
                     Naming::Nameless => Name::Any,
                 },
                 work: work.clone(),
+                lane: RunLane { queue: lane.queue.map(|n| scene.queue(n)).unwrap_or_default(), most: lane.most },
             },
-            Command::Enqueue { run, action, parent, kind, old } => {
+            Command::Enqueue { run, action, parent, kind, old, queue } => {
                 let run = scene.run(*run, model);
                 Request::Enqueue {
                     parent: scene.action(*parent, &run, model),
@@ -188,6 +192,7 @@ impl<'h> Player<'h> {
                     kind: kind.clone(),
                     group: if *old { String::new() } else { "group".to_owned() },
                     old: *old,
+                    queue: queue.map(|n| scene.queue(n)).unwrap_or_default(),
                 }
             }
             Command::Abort { run, action, via } => {
@@ -199,10 +204,23 @@ impl<'h> Player<'h> {
                     via: *via,
                 }
             }
+            Command::Lease { .. } if !self.ours() => return None,
             Command::Lease { worker, max } => Request::Lease { worker: work::worker(*worker), max: usize::from(*max) },
             Command::Report { lease, progress } => {
                 Request::Report { lease: self.lease(*lease)?, progress: progress.clone() }
             }
+            Command::Signal { run, action, says, via } => {
+                let run = scene.run(*run, model);
+                let action = run.action(&scene.condition(*action, &run, model));
+                let value = match says {
+                    Says::Exactly(value) => *value,
+                    Says::Fitting(n) => Value::fitting(model.awaits(&action), *n),
+                };
+                Request::Signal { action, value, via: *via }
+            }
+            Command::Queue { queue, change } => Request::Queue { name: scene.queue(*queue), change: *change },
+            // More than one limit at once, and other requests could come between them.
+            Command::TimeOut => model.has_one_limit_due(self.host.now()).then_some(Request::TimeOut)?,
             Command::Forge { lease, how } => {
                 let mut lease = self.lease(*lease)?;
                 match how {
@@ -237,9 +255,9 @@ impl<'h> Player<'h> {
         Ok(())
     }
 
-    /// A lease asks for something else each time it is asked, so only the rest can be repeated.
+    /// A lease and a time limit ask for something else each time, so only the rest can be repeated.
     fn remember(&mut self, request: Request) {
-        if !matches!(request, Request::Lease { .. }) {
+        if !matches!(request, Request::Lease { .. } | Request::TimeOut) {
             self.asked.push(request);
         }
     }
@@ -260,7 +278,10 @@ impl<'h> Player<'h> {
         let at = self.host.now();
         let answers = join_all(requests.iter().map(|request| self.send(request))).await;
         let answers = answers.into_iter().collect::<Check<Vec<_>>>()?;
-        self.tally.count("raced");
+        if requests.len() > 1 {
+            self.tally.count("raced");
+        }
+        requests.iter().zip(&answers).for_each(|(request, answer)| self.tally.answered(request, answer));
         let asked: Vec<_> = requests
             .iter()
             .zip(answers)
@@ -358,7 +379,12 @@ impl<'h> Player<'h> {
         match request {
             Request::Lease { worker, max } => self.take(worker, *max).await,
             Request::Report { lease, progress } => self.report(lease, progress).await,
-            Request::Create { .. } | Request::Enqueue { .. } | Request::Abort { .. } => self.client.ask(request).await,
+            Request::TimeOut => self.time_out().await,
+            Request::Create { .. }
+            | Request::Enqueue { .. }
+            | Request::Abort { .. }
+            | Request::Signal { .. }
+            | Request::Queue { .. } => self.client.ask(request).await,
         }
     }
 
@@ -370,9 +396,10 @@ impl<'h> Player<'h> {
                     self.look(&shown.id).await?;
                 }
             }
-            Request::Enqueue { action, .. } => self.look(action).await?,
+            Request::Enqueue { action, .. } | Request::Signal { action, .. } => self.look(action).await?,
             Request::Report { lease, .. } => self.look(&lease.action).await?,
-            Request::Lease { .. } => {}
+            Request::Queue { name, .. } => self.look_at_queue(name).await?,
+            Request::Lease { .. } | Request::TimeOut => {}
             Request::Abort { run, action, .. } => {
                 let target = run.action(action.as_deref().unwrap_or(ROOT_ACTION));
                 self.look(&target).await?;

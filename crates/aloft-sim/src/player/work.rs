@@ -206,6 +206,13 @@ impl Player<'_> {
         Ok(found > 0)
     }
 
+    /// The one limit that is due ends what it limits.
+    pub(super) async fn time_out(&self) -> Check<Answer> {
+        let Some(server) = self.host.inside() else { return Ok(Answer::Lost) };
+        answers::rule_5_reconcilers_go_on(server.control().check_limits_once(self.host.now()).await)?;
+        Ok(Answer::Done(Reply::Nothing))
+    }
+
     pub(super) async fn check_limits(&mut self) -> Check {
         let Some(server) = self.host.inside() else { return Ok(()) };
         let at = self.host.now();

@@ -4,6 +4,7 @@ use super::{Check, Violation, broken};
 use crate::{
     door::{CallError, Refused},
     ids::{Lease, Name, Place, RunId},
+    lanes::ShownQueue,
     seen::Shown,
 };
 
@@ -29,6 +30,8 @@ pub enum Reply {
     Run(Box<Shown>),
     /// Work.
     Leased(Vec<Granted>),
+    /// A queue.
+    Queue(Box<ShownQueue>),
 }
 
 /// The answer to a request.
@@ -43,7 +46,7 @@ pub enum Answer {
 }
 
 /// Whether it was carried out for certain; a refusal breaks `rule`.
-fn accepted(rule: &'static str, answer: &Answer) -> Check<bool> {
+pub(super) fn accepted(rule: &'static str, answer: &Answer) -> Check<bool> {
     match answer {
         Answer::Done(_) => Ok(true),
         Answer::Lost => Ok(false),
@@ -52,7 +55,7 @@ fn accepted(rule: &'static str, answer: &Answer) -> Check<bool> {
 }
 
 /// It was refused with `code`, or the answer was lost.
-fn refused(rule: &'static str, answer: &Answer, code: &str, named: &str) -> Check {
+pub(super) fn refused(rule: &'static str, answer: &Answer, code: &str, named: &str) -> Check {
     match answer {
         Answer::Lost => Ok(()),
         Answer::Refused(r) if r.code == code => rule_9_a_refusal_names_its_object(r, named),

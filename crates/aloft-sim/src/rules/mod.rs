@@ -9,8 +9,10 @@
 pub mod answers;
 pub mod bounds;
 pub mod durable;
+pub mod lanes;
 pub mod leases;
 pub mod log;
+pub mod signals;
 pub mod streams;
 pub mod views;
 

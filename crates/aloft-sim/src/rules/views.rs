@@ -98,7 +98,8 @@ pub fn rule_1_a_parent_hears_what_the_details_show(details: &Details, update: &U
     let same_output = output.is_empty() || update.output == output;
     // An abort is told by its phase alone; only what failed has an error to tell.
     let same_error = update.error == details.error;
-    if shown.phase == update.phase && same_error && same_output {
+    let same_value = update.value == details.signal.as_ref().map(|s| s.value);
+    if shown.phase == update.phase && same_error && same_output && same_value {
         return Ok(());
     }
     broken!(rule_1_a_parent_hears_what_the_details_show, "the details show {details:?}, the parent hears {update:?}")

@@ -50,6 +50,10 @@ impl Actions {
         loop {
             while !self.tree.has_pending() {
                 if self.tree.is_over() {
+                    // The root was looked at after the log was read, so there may have been others before it ended.
+                    if self.follow().await? {
+                        continue;
+                    }
                     return Ok(Step::End);
                 }
                 if let Woken::Heartbeat = self.read().await? {
@@ -65,8 +69,8 @@ impl Actions {
 
     /// Reads which actions have changed, or waits until some have.
     async fn read(&mut self) -> Answer<Woken> {
-        let key = &self.record.key;
-        let Some(seq) = self.seq else {
+        if self.seq.is_none() {
+            let key = &self.record.key;
             let outline = self.control.store().outline(key).await.map_err(wire)?;
             let outline = outline.ok_or_else(|| not_found(format!("run {} does not exist", key.name)))?;
             self.seq = Some(outline.seq);
@@ -74,12 +78,15 @@ impl Actions {
                 self.tree.add(&item.name, item.parent.as_ref(), Some(item.phase));
             }
             return Ok(Woken::Changed);
-        };
+        }
         self.pace.keep().await;
-        let events = self.watched.events_after(seq).await?;
-        let Some(last) = events.last() else {
-            return self.watched.changed().await;
-        };
+        if self.follow().await? { Ok(Woken::Changed) } else { self.watched.changed().await }
+    }
+
+    /// Reads on in the log; `false` if it has not grown.
+    async fn follow(&mut self) -> Answer<bool> {
+        let events = self.watched.events_after(self.seq.unwrap_or_default()).await?;
+        let Some(last) = events.last() else { return Ok(false) };
         self.seq = Some(last.seq);
         for logged in &events {
             match &logged.event {
@@ -87,7 +94,7 @@ impl Actions {
                 other => self.tree.touch(other.action()),
             }
         }
-        Ok(Woken::Changed)
+        Ok(true)
     }
 
     /// What is to be sent of the next actions that have changed, as they are now, parents before children.
