@@ -3,6 +3,8 @@
 //! One client after the other creates runs; then many at once carry actions through their lives: enqueued, leased, running,
 //! succeeded, each step durable before the next.
 
+#![expect(clippy::print_stdout, reason = "a measurement is printed")]
+
 use std::{
     sync::Arc,
     time::{Instant, SystemTime},

@@ -7,11 +7,12 @@ use aloft_core::RunKey;
 use aloft_store::StoreError;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Config, NoTls};
+use tokio_postgres::AsyncMessage;
 
 use crate::{
     Shared,
     batch::PLACES,
+    connect::Connector,
     error::{from_pool, from_postgres},
     rows::{amount, number, run_key},
 };
@@ -29,17 +30,17 @@ const COMMITS: u64 = 1000;
 pub(crate) const CHANGED: &str = "changed";
 
 /// Listens until the store is gone.
-pub(crate) async fn listen(config: Config, channel: String, heard: mpsc::Sender<bool>) {
+pub(crate) async fn listen(connect: Connector, channel: String, heard: mpsc::Sender<bool>) {
     while !heard.is_closed() {
-        if let Err(error) = listen_once(&config, &channel, &heard).await {
+        if let Err(error) = listen_once(&connect, &channel, &heard).await {
             tracing::warn!(%error, "not listening to Postgres; looking every second instead");
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn listen_once(config: &Config, channel: &str, heard: &mpsc::Sender<bool>) -> Result<(), StoreError> {
-    let (client, mut connection) = config.connect(NoTls).await.map_err(from_postgres)?;
+async fn listen_once(connect: &Connector, channel: &str, heard: &mpsc::Sender<bool>) -> Result<(), StoreError> {
+    let (client, mut connection) = connect.open().await.map_err(from_postgres)?;
     let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
     let listen = format!("LISTEN \"{channel}\"");
     let listening = client.batch_execute(&listen);

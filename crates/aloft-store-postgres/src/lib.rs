@@ -9,6 +9,7 @@
 
 mod batch;
 mod cache;
+mod connect;
 mod error;
 mod follow;
 mod lanes;
@@ -38,10 +39,10 @@ use aloft_store::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::Config;
 
 use self::{
     batch::Job,
@@ -59,13 +60,22 @@ type Tx = deadpool_postgres::Client;
 /// Most commands that wait for one writer. Beyond it, submitters wait.
 const QUEUE: usize = 8192;
 
+/// Gives the password as it is now, or says in a sentence why it cannot.
+pub type Password = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
 /// How a store uses its database.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
+    /// The password of each new connection, in place of the address's.
+    pub password: Option<Password>,
     /// Most connections, of which each writer takes one while it commits. One more listens.
     pub connections: usize,
     /// Writers: how many commits this process prepares at a time.
     pub writers: usize,
+    /// Most connections that are kept while nothing uses them.
+    pub idle: usize,
+    /// How long a connection is used before another takes its place.
+    pub lifetime: Duration,
     /// How long a request waits for a connection.
     pub wait: Duration,
     /// How long the server may take over one statement before it gives it up.
@@ -74,7 +84,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connections: 20, writers: 2, wait: Duration::from_secs(5), statement_timeout: Duration::from_secs(30) }
+        Self {
+            password: None,
+            connections: 20,
+            writers: 2,
+            idle: 20,
+            lifetime: Duration::from_secs(3600),
+            wait: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -83,6 +101,12 @@ impl Default for Options {
 pub struct PostgresStore {
     shared: Arc<Shared>,
     writers: Arc<Vec<mpsc::Sender<Job>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
 }
 
 /// What everything of one store shares.
@@ -117,6 +141,46 @@ fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
     Ok(config)
 }
 
+/// How often idle connections are looked at.
+const SPARE: Duration = Duration::from_secs(60);
+
+/// Closes connections that nothing uses, but for so many.
+async fn spare(pool: Pool, idle: usize) {
+    while !pool.is_closed() {
+        tokio::time::sleep(SPARE).await;
+        let mut kept = 0;
+        pool.retain(|_, _| {
+            kept += 1;
+            kept <= idle
+        });
+    }
+}
+
+/// What there is at the database at `url`: the version of its server, and of the schema found and known. Changes nothing.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn inspect(url: &str, options: &Options) -> Result<Found, StoreError> {
+    let connect = connect::Connector::new(parse(url, options)?, options.password.clone());
+    let (client, connection) = connect.open().await.map_err(from_postgres)?;
+    let driven = tokio::spawn(connection);
+    let row = client.query_one("SHOW server_version", &[]).await.map_err(from_postgres)?;
+    let found = schema::version(&client).await?;
+    driven.abort();
+    Ok(Found { server: row.get(0), schema: found, known: schema::known() })
+}
+
+/// What [`inspect`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The version of the server.
+    pub server: String,
+    /// The version of the schema; `None` if there is none yet.
+    pub schema: Option<i64>,
+    /// The version that this program has.
+    pub known: i64,
+}
+
 impl PostgresStore {
     /// Connects to the database at `url` (`postgres://user:password@host:5432/name`), creating or migrating its tables, and
     /// starts the writers.
@@ -125,9 +189,14 @@ impl PostgresStore {
     /// [`StoreError::Unavailable`] or [`StoreError::Newer`]; nothing is changed then.
     pub async fn open(url: &str, options: &Options, clock: Clock) -> Result<Self, StoreError> {
         let config = parse(url, options)?;
-        let manager =
-            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let connect = connect::Connector::new(config.clone(), options.password.clone());
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(config, connect.clone(), recycling);
+        let lifetime = options.lifetime;
         let pool = Pool::builder(manager)
+            .pre_recycle(Hook::sync_fn(move |_, metrics| {
+                if metrics.age() > lifetime { Err(HookError::message("old enough")) } else { Ok(()) }
+            }))
             .max_size(options.connections.max(options.writers + 2))
             .runtime(Runtime::Tokio1)
             .timeouts(deadpool_postgres::Timeouts {
@@ -157,9 +226,20 @@ impl PostgresStore {
             writers.push(jobs);
         }
         let (heard, hears) = mpsc::channel(1);
-        tokio::spawn(follow::listen(config, shared.channel.clone(), heard));
+        tokio::spawn(follow::listen(connect, shared.channel.clone(), heard));
         tokio::spawn(follow::follow(Arc::downgrade(&shared), hears, pos));
+        tokio::spawn(spare(shared.pool.clone(), options.idle));
         Ok(Self { shared, writers: Arc::new(writers) })
+    }
+
+    /// Waits until everything submitted so far is committed.
+    pub async fn flush(&self) {
+        for writer in self.writers.iter() {
+            let (done, reached) = oneshot::channel();
+            if writer.send(Job::Flush(done)).await.is_ok() {
+                let _ = reached.await;
+            }
+        }
     }
 
     async fn reader(&self) -> Result<Reader, StoreError> {
@@ -235,7 +315,7 @@ impl Store for PostgresStore {
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
         let (done, answer) = oneshot::channel();
         let writer = self.writer(&submission.run);
-        writer.send(Job { submission, done }).await.map_err(|_| closing())?;
+        writer.send(Job::Submit { submission: Box::new(submission), done }).await.map_err(|_| closing())?;
         answer.await.unwrap_or_else(|_| Err(closing()))
     }
 
@@ -244,7 +324,8 @@ impl Store for PostgresStore {
         let mut answers = Vec::with_capacity(submissions.len());
         for submission in submissions {
             let (done, answer) = oneshot::channel();
-            let handed = self.writer(&submission.run).send(Job { submission, done }).await;
+            let writer = self.writer(&submission.run);
+            let handed = writer.send(Job::Submit { submission: Box::new(submission), done }).await;
             answers.push(handed.ok().map(|()| answer));
         }
         let mut results = Vec::with_capacity(answers.len());

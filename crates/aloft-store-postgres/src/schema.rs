@@ -17,7 +17,7 @@ const COMPATIBLE: i64 = 1;
 
 /// Applies the migrations that are missing, all or none.
 pub(crate) async fn migrate(client: &mut Client) -> Result<(), StoreError> {
-    let known = MIGRATIONS.len() as i64;
+    let known = known();
     if version(client).await? == Some(known) {
         return Ok(());
     }
@@ -45,8 +45,13 @@ pub(crate) async fn migrate(client: &mut Client) -> Result<(), StoreError> {
     tx.commit().await.map_err(from_postgres)
 }
 
+/// The version that this program has.
+pub(crate) fn known() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
 /// The version found; `None` if there is no schema yet.
-async fn version(client: &Client) -> Result<Option<i64>, StoreError> {
+pub(crate) async fn version(client: &Client) -> Result<Option<i64>, StoreError> {
     let exists = client
         .query_one("SELECT to_regclass('schema_version') IS NOT NULL", &[])
         .await

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     DataDir = 17,
     /// No server answers where a command looks for one.
     Unreachable = 18,
+    /// The configuration cannot be used.
+    Config = 19,
 }
 
 impl Exit {
@@ -42,6 +44,11 @@ impl Exit {
 
     pub(crate) fn other(message: impl Into<String>) -> Self {
         Self::new(Kind::Other, message)
+    }
+
+    /// What kind of end it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The process's exit code.

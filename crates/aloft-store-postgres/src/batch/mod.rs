@@ -27,17 +27,28 @@ const MAX_BATCH: usize = 1024;
 /// How often a batch is carried out again after an error that says so, before it is given up.
 const TRIES: u32 = 5;
 
-/// A command with who waits for its answer.
-pub(crate) struct Job {
-    pub(crate) submission: Submission,
-    pub(crate) done: oneshot::Sender<Result<Reply, SubmitError>>,
+/// What a writer is handed.
+pub(crate) enum Job {
+    /// A command with who waits for its answer.
+    Submit { submission: Box<Submission>, done: oneshot::Sender<Result<Reply, SubmitError>> },
+    /// Somebody waits for what was handed over before.
+    Flush(oneshot::Sender<()>),
 }
 
 /// Runs until every sender is gone.
 pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while jobs.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let (submissions, waiting): (Vec<_>, Vec<_>) = batch.drain(..).map(|j| (j.submission, j.done)).unzip();
+        let (mut submissions, mut waiting, mut flushed) = (Vec::new(), Vec::new(), Vec::new());
+        for job in batch.drain(..) {
+            match job {
+                Job::Submit { submission, done } => {
+                    submissions.push(*submission);
+                    waiting.push(done);
+                }
+                Job::Flush(done) => flushed.push(done),
+            }
+        }
         match carry_out(&shared, &submissions).await {
             Ok(answers) => {
                 for (done, answer) in waiting.into_iter().zip(answers) {
@@ -51,6 +62,9 @@ pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
                     drop(done.send(Err(SubmitError::Store(error.clone()))));
                 }
             }
+        }
+        for done in flushed {
+            let _ = done.send(());
         }
     }
 }
@@ -94,6 +108,9 @@ async fn carry_out(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Re
 }
 
 async fn once(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<Reply, SubmitError>>, Trouble> {
+    if submissions.is_empty() {
+        return Ok(Vec::new());
+    }
     let tx = Open::begin(&shared.pool).await?;
     let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
     let mut known = load::Known::load(&tx, &keys, submissions).await?;
