@@ -70,6 +70,15 @@ struct Readers {
     permits: Semaphore,
 }
 
+/// The version of the schema of the database at `path`, and the newest that this program knows. Only reads.
+///
+/// # Errors
+/// [`StoreError::Corrupt`], [`StoreError::Newer`] or [`StoreError::Unavailable`].
+pub fn inspect(path: &Path) -> Result<(i64, i64), StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    schema::versions(&Connection::open_with_flags(path, flags).map_err(error::from_sqlite)?)
+}
+
 impl SqliteStore {
     /// Opens the database at `path`, creating or migrating it, and starts its writer. Blocks for as long as that takes.
     ///

@@ -26,6 +26,11 @@ fn pragma(db: &Connection, name: &str) -> Result<i64, StoreError> {
 
 /// Refuses what is damaged, of another program, or newer. Only reads.
 pub(crate) fn check(db: &Connection) -> Result<(), StoreError> {
+    versions(db).map(drop)
+}
+
+/// As [`check`]; the version that was found, and the newest known.
+pub(crate) fn versions(db: &Connection) -> Result<(i64, i64), StoreError> {
     let tables: i64 =
         db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(error::from_sqlite)?;
     if tables > 0 && pragma(db, "application_id")? != APPLICATION_ID {
@@ -35,7 +40,8 @@ pub(crate) fn check(db: &Connection) -> Result<(), StoreError> {
     if found > known {
         return Err(StoreError::Newer { found, known });
     }
-    check_pages(db)
+    check_pages(db)?;
+    Ok((found, known))
 }
 
 /// Looks for damage before anything is written: a server that starts on a damaged database would fail later, in the

@@ -9,7 +9,20 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::exit::{Exit, Kind};
+use crate::{
+    config::{Config, Role},
+    exit::{Exit, Kind},
+};
+
+/// An environment variable that is text.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Where `aloft dev` keeps everything when nobody says where.
+pub(crate) fn default_data_dir() -> Result<PathBuf, Exit> {
+    Config::of(Role::Dev).data_path(Role::Dev, variable).map_err(|e| Exit::new(Kind::DataDir, e))
+}
 
 /// A data directory that this process has to itself.
 pub(crate) struct DataDir {
@@ -20,6 +33,9 @@ pub(crate) struct DataDir {
 
 impl DataDir {
     /// Creates and locks the directory.
+    ///
+    /// # Errors
+    /// What ends the process, with the exit code of its own.
     pub(crate) fn open(path: &Path) -> Result<Self, Exit> {
         let trouble = |e: io::Error| on_disk(&format!("cannot use the data directory {}", path.display()), &e);
         fs::create_dir_all(path).map_err(trouble)?;

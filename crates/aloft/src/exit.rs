@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     DataDir = 17,
     /// No server answers where a command looks for one.
     Unreachable = 18,
+    /// The configuration cannot be used.
+    Config = 19,
 }
 
 impl Exit {

@@ -1,6 +1,6 @@
 //! What one port serves: the RPCs, the object store, the page of a run, health.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use aloft_control::{Control, Limits};
 use aloft_objects::{Objects, s3};
@@ -20,11 +20,31 @@ use connectrpc_health::StaticChecker;
 use connectrpc_reflection::Reflector;
 use tower::ServiceExt as _;
 
+use crate::{
+    metrics::Metrics,
+    ready::{self, Readiness},
+    request,
+};
+
+/// What the port serves besides the control plane itself.
+pub(crate) struct Served {
+    /// The object store.
+    pub(crate) objects: Objects,
+    /// What `/readyz` answers by.
+    pub(crate) readiness: Readiness,
+    /// What counts the RPCs, if anything shows it.
+    pub(crate) metrics: Option<Arc<Metrics>>,
+    /// The names that requests may come by.
+    pub(crate) names: Names,
+}
+
 /// Everything on the port.
-pub(crate) fn app(control: &Control, objects: &Objects) -> Result<Router, String> {
+pub(crate) fn app(control: &Control, served: Served) -> Result<Router, String> {
+    let Served { objects, readiness, metrics, names } = served;
+    let ready = move || readiness.clone().answer();
     let mut app = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/healthz", get(ready::healthy))
+        .route("/readyz", get(ready))
         .route("/", get(|| async { Redirect::temporary("/v2") }))
         .route("/v2", get(page))
         .route("/v2/", get(page))
@@ -37,16 +57,17 @@ pub(crate) fn app(control: &Control, objects: &Objects) -> Result<Router, String
     }
     let app = app
         .method_not_allowed_fallback(only_get)
-        .fallback_service(rpc(control)?)
+        .fallback_service(rpc(control, metrics.as_ref())?)
         .layer(middleware::from_fn_with_state(store, signed_goes_to_store))
-        .layer(middleware::from_fn(guard));
+        .layer(middleware::from_fn_with_state(Arc::new(names), guard))
+        .layer(middleware::from_fn(request::identify));
     Ok(app)
 }
 
 // === RPCs ===
 
 /// The RPCs, with gRPC health and reflection.
-fn rpc(control: &Control) -> Result<Router, String> {
+fn rpc(control: &Control, metrics: Option<&Arc<Metrics>>) -> Result<Router, String> {
     let unreadable = |e: &dyn std::fmt::Display| format!("the descriptor set cannot be read: {e}");
     let mut pool = DescriptorPool::decode(aloft_flyteidl2::FILE_DESCRIPTOR_SET).map_err(|e| unreadable(&e))?;
     let ours = FileDescriptorSet::decode_from_slice(aloft_proto::FILE_DESCRIPTOR_SET).map_err(|e| unreadable(&e))?;
@@ -57,7 +78,11 @@ fn rpc(control: &Control) -> Result<Router, String> {
     let router = connectrpc_reflection::install(aloft_control::router(control), reflector);
     let (router, _checker): (_, Arc<StaticChecker>) = connectrpc_health::install_static(router, services);
     let rpcs = Arc::new(Rpcs::new(&router, &pool));
-    let service = aloft_control::service(router, Limits::default());
+    let measuring = metrics.map(|m| m.of_rpcs(rpcs.served.iter().map(String::as_str)));
+    let mut service = aloft_control::service(router, Limits::default());
+    if let Some(measuring) = measuring {
+        service = service.with_interceptor(measuring);
+    }
     Ok(Router::new().fallback_service(service).layer(middleware::from_fn_with_state(rpcs, explain)))
 }
 
@@ -154,11 +179,35 @@ fn error_body(code: &str, message: &str) -> std::collections::BTreeMap<&'static 
 
 // === Who may ask ===
 
-/// Keeps browsers that show pages of other sites from using an open loopback port: there is no sign-in to protect it.
+/// The names that requests may come by, besides those of this machine.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Host names, in lower case.
+    pub(crate) hosts: Vec<String>,
+    /// Whether the addresses of machines are names as well. No page of others is at such a name, unless the address is
+    /// theirs.
+    pub(crate) addresses: bool,
+    /// Whether every name is one.
+    pub(crate) any: bool,
+}
+
+impl Names {
+    /// Whether `authority`, a host with or without a port, can mean this server.
+    fn are(&self, authority: &str) -> bool {
+        if is_this_machine(authority) {
+            return true;
+        }
+        let Some(host) = host_of(authority) else { return false };
+        let address = || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        self.any || self.hosts.contains(&host) || (self.addresses && address())
+    }
+}
+
+/// Keeps browsers that show pages of other sites from using a port that asks for no sign-in.
 ///
 /// A page elsewhere sends its `Origin` with whatever could change something. A name of theirs that resolves to this
 /// machine makes their page one of *our* origin, but such a request carries their name as its host.
-async fn guard(request: Request, next: Next) -> Response {
+async fn guard(State(names): State<Arc<Names>>, request: Request, next: Next) -> Response {
     let denied = |message: String| refusal(ConnectError::new(ErrorCode::PermissionDenied, message), request.headers());
     let named = request.headers().get(header::HOST).map(|v| v.to_str().unwrap_or("?"));
     let authority = request.uri().authority().map(|a| a.as_str());
@@ -167,14 +216,18 @@ async fn guard(request: Request, next: Next) -> Response {
         return refusal(error, request.headers());
     }
     for host in [named, authority].into_iter().flatten() {
-        if !is_this_machine(host) {
+        if !names.are(host) {
             let host: String = host.chars().take(100).collect();
-            return denied(format!("this server is not {host}; it answers only as localhost"));
+            let more = match names.addresses {
+                true => ", by its address and by the names in listen.names and listen.publicUrl",
+                false => "",
+            };
+            return denied(format!("this server is not {host}; it answers only as localhost{more}"));
         }
     }
     if let Some(origin) = request.headers().get(header::ORIGIN) {
         let host = origin.to_str().ok().and_then(|o| o.split_once("://")).map_or("?", |(_, host)| host);
-        if !is_this_machine(host) {
+        if !names.are(host) {
             return denied("this server does not answer pages of other sites".to_owned());
         }
     }
@@ -183,13 +236,15 @@ async fn guard(request: Request, next: Next) -> Response {
 
 /// Whether `authority`, a host with or without a port, can only mean this machine.
 fn is_this_machine(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<axum::http::uri::Authority>() else { return false };
-    if authority.as_str().contains('@') {
-        return false;
-    }
-    let host = authority.host().to_ascii_lowercase();
     // RFC 6761: names below `localhost` never leave the machine.
-    matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]") || host.ends_with(".localhost")
+    host_of(authority)
+        .is_some_and(|h| matches!(h.as_str(), "localhost" | "127.0.0.1" | "[::1]") || h.ends_with(".localhost"))
+}
+
+/// The host of an authority, in lower case.
+fn host_of(authority: &str) -> Option<String> {
+    let authority = authority.parse::<axum::http::uri::Authority>().ok()?;
+    (!authority.as_str().contains('@')).then(|| authority.host().to_ascii_lowercase())
 }
 
 // === Objects and pages ===
@@ -264,6 +319,20 @@ mod tests {
             "local host",
         ] {
             assert!(!is_this_machine(other), "{other}");
+            assert!(!Names::default().are(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_server_has_the_names_that_it_is_given() {
+        let names = Names { hosts: vec!["aloft.example".to_owned()], addresses: true, any: false };
+        for own in ["localhost", "aloft.example", "ALOFT.example:443", "192.0.2.1:8080", "[2001:db8::1]:8080"] {
+            assert!(names.are(own), "{own}");
+        }
+        for other in ["", "?", "example", "x.aloft.example", "me@aloft.example", "192.0.2.1.evil.example"] {
+            assert!(!names.are(other), "{other}");
+        }
+        assert!(Names { any: true, ..Names::default() }.are("evil.example"));
+        assert!(!Names { any: true, ..Names::default() }.are("me@evil.example"));
     }
 }

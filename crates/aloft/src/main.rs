@@ -1,12 +1,24 @@
 //! The `aloft` command.
 
 mod admin;
+mod clock;
+mod config;
 mod datadir;
+mod debug;
 mod dev;
+mod doctor;
 mod exit;
 mod http;
+mod listen;
+mod metrics;
+mod node;
+mod ready;
+mod request;
 mod serve;
+mod server;
+mod store;
 mod telemetry;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -24,6 +36,13 @@ struct Cli {
 enum Command {
     /// Run everything in one process, for one person: no Docker, no Kubernetes, no database server.
     Dev(dev::Args),
+    /// Run the control plane.
+    Server(server::Args),
+    /// Check or show a configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Look at a deployment or a data directory, and say what is wrong and how to mend it.
+    Doctor(doctor::Args),
     /// Create something.
     #[command(subcommand)]
     Create(admin::Create),
@@ -49,7 +68,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
-        Command::Dev(args) => dev::run(args),
+        Command::Dev(args) => dev::run(&args),
+        Command::Server(args) => server::run(&args),
+        Command::Config(command) => command.run(),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Create(what) => what.run(),
         Command::Get(what) => what.run(),
         Command::Update(what) => what.run(),

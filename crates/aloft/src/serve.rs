@@ -43,9 +43,6 @@ const RESERVED_FILES: u64 = 2048;
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Longest wait for requests under way when the server stops. Watches end at once, by themselves.
-const DRAIN: Duration = Duration::from_secs(5);
-
 /// Room for connections, shared by all listeners.
 pub(crate) type Places = Arc<Semaphore>;
 
@@ -56,8 +53,15 @@ pub(crate) fn places() -> Places {
     Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(1)))
 }
 
-/// Serves `app` on `listener` until `stopping`, then waits for what is under way.
-pub(crate) async fn serve(listener: TcpListener, app: Router, places: Places, stopping: CancellationToken) {
+/// Serves `app` on `listener` until `stopping`, then waits for what is under way, no longer than `drain`. Watches end at
+/// once, by themselves.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    places: Places,
+    stopping: CancellationToken,
+    drain: Duration,
+) {
     let graceful = GracefulShutdown::new();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
@@ -95,7 +99,7 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, places: Places, st
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::debug!("some requests did not end in time");
     }
 }

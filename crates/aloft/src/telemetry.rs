@@ -6,15 +6,18 @@ use std::{
 };
 
 use clap::ValueEnum;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
-use crate::exit::Exit;
+use crate::{config::Logger, exit::Exit};
 
 /// Whether every line must be a JSON object.
 static JSON: AtomicBool = AtomicBool::new(false);
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// One JSON object per line.
     Json,
@@ -22,16 +25,34 @@ pub(crate) enum LogFormat {
     Text,
 }
 
-/// Starts logging to standard error. `ALOFT_LOG` sets the level, as `RUST_LOG` would (`info`, `aloft_control=debug`).
-pub(crate) fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("ALOFT_LOG").unwrap_or_else(|_| EnvFilter::new("info,s3s=warn"));
+impl LogFormat {
+    /// Its name in a configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// Starts logging to standard error. The level has been checked.
+pub(crate) fn init(logger: &Logger) {
+    start(logger.format, EnvFilter::new(&logger.level), logger.show_source);
+}
+
+/// Starts logging as JSON, only to say why there is nothing else to log.
+pub(crate) fn json_only() {
+    start(LogFormat::Json, EnvFilter::new("info"), false);
+}
+
+fn start(format: LogFormat, filter: EnvFilter, source: bool) {
     // Colours only for eyes.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
-    JSON.store(matches!(format, LogFormat::Json), Ordering::Relaxed);
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_file(source).with_line_number(source);
+    JSON.store(format == LogFormat::Json, Ordering::Relaxed);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_span_list(false)).init(),
         LogFormat::Text => registry.with(layer.with_target(false).compact()).init(),
     }
 }

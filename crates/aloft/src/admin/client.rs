@@ -16,7 +16,8 @@ use connectrpc::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    dev::{self, DEFAULT_PORT},
+    config::DEV_PORT as DEFAULT_PORT,
+    datadir,
     exit::{Exit, Kind},
 };
 
@@ -73,7 +74,7 @@ pub(crate) struct Client {
 }
 
 /// Runs a command to its end on this thread.
-pub(crate) fn block_on(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
+pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, Exit>>) -> Result<T, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -97,7 +98,7 @@ impl Target {
                 (written_endpoint(&dir)?.ok_or_else(none)?, start)
             }
             Place::Usual => {
-                let written = match dev::default_data_dir() {
+                let written = match datadir::default_data_dir() {
                     Ok(dir) => written_endpoint(&dir)?,
                     // Without a home there is still the usual port.
                     Err(_) => None,

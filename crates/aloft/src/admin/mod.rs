@@ -5,10 +5,12 @@
 mod client;
 mod flags;
 mod limits;
-mod output;
+pub(crate) mod output;
 mod queue;
 
 use clap::Subcommand;
+
+pub(crate) use self::client::block_on;
 
 use crate::exit::Exit;
 

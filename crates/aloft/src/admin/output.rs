@@ -26,6 +26,7 @@ pub(crate) enum Format {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Null,
+    Bool(bool),
     Number(u64),
     Text(String),
     List(Vec<Value>),
@@ -62,10 +63,24 @@ impl From<String> for Value {
     }
 }
 
+/// Members of objects are lost: their names are not known beforehand, and no document has any.
+impl From<&serde_json::Value> for Value {
+    fn from(value: &serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::Bool(truth) => Self::Bool(*truth),
+            serde_json::Value::Number(number) => number.as_u64().into(),
+            serde_json::Value::String(text) => text.as_str().into(),
+            serde_json::Value::Array(items) => Self::List(items.iter().map(Self::from).collect()),
+            serde_json::Value::Null | serde_json::Value::Object(_) => Self::Null,
+        }
+    }
+}
+
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Null => serializer.serialize_unit(),
+            Self::Bool(truth) => serializer.serialize_bool(*truth),
             Self::Number(number) => serializer.serialize_u64(*number),
             Self::Text(text) => serializer.serialize_str(text),
             Self::List(items) => serializer.collect_seq(items),
