@@ -66,6 +66,9 @@ pub struct CacheUse {
     /// Whether the action holds the reservation of its key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reserved: bool,
+    /// What the lookup came to, once the result is cached: it stays true of the attempts before the one that succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked: Option<CacheStatus>,
     /// Whose result stands in, after a hit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<CacheSource>,

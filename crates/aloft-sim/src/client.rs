@@ -8,7 +8,7 @@ use aloft_flyteidl2::flyteidl2::{
         AbortRequest, AbortResponse, Action as WireAction, EnqueueRequest, EnqueueResponse, WatchForUpdatesRequest,
         action, watch_for_updates_request,
     },
-    common::{Filter, ListRequest, Sort, filter, sort},
+    common::{Filter, ListRequest, OffloadedInputData, Sort, filter, sort},
     dataproxy::{UploadInputsRequest, UploadInputsResponse},
     project::{CreateProjectRequest, CreateProjectResponse, Project},
     workflow::{
@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::{
     door::{CallError, Door, Stream},
-    ids::{ActionId, Name, Place, Request, RunId},
+    ids::{ActionId, Name, Place, Request, Reuse, RunId},
     rules::{
         Check,
         answers::{Answer, Reply, rule_9_an_error_is_one_of_the_contract},
@@ -43,7 +43,7 @@ const PAGE: u32 = 1000;
 #[derive(Clone)]
 pub struct Client {
     door: Door,
-    inputs: Arc<Mutex<HashMap<(Place, u8), String>>>,
+    inputs: Arc<Mutex<HashMap<(Place, u8), OffloadedInputData>>>,
 }
 
 /// What a client can watch.
@@ -79,7 +79,7 @@ impl Client {
     /// An answer that is none of the contract's.
     pub async fn ask(&self, request: &Request) -> Check<Answer> {
         match request {
-            Request::Create { place, name, work } => self.create(place, name, work).await,
+            Request::Create { place, name, work, reuse } => self.create(place, name, work, reuse).await,
             Request::Enqueue { action, parent, kind, group, old } => {
                 let called = self.enqueue(action, parent, kind, group, *old).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
@@ -93,7 +93,7 @@ impl Client {
         }
     }
 
-    async fn create(&self, place: &Place, name: &Name, work: &Work) -> Check<Answer> {
+    async fn create(&self, place: &Place, name: &Name, work: &Work, reuse: &Reuse) -> Check<Answer> {
         let mut header = Vec::new();
         let id = match name {
             Name::Given(name) => {
@@ -110,6 +110,7 @@ impl Client {
             id: Some(id),
             task: Some(spec::task_spec(work).into()),
             input_wrapper: Some(spec::inputs(work.input).into()),
+            run_spec: spec::run_spec(reuse).into(),
             ..Default::default()
         };
         let called = self.door.unary::<CreateRunResponse>("workflow.RunService/CreateRun", &request, &header).await;
@@ -123,16 +124,17 @@ impl Client {
     }
 
     async fn enqueue(&self, id: &ActionId, parent: &str, kind: &Kind, group: &str, old: bool) -> Result<(), CallError> {
-        let input_uri = match kind {
+        let uploaded = match kind {
             Kind::Task(work) => self.uploaded(&id.run.place, work).await?,
-            Kind::Trace { .. } => String::new(),
+            Kind::Trace { .. } => OffloadedInputData::default(),
         };
+        let (input_uri, hash) = (uploaded.uri, uploaded.inputs_hash);
         let (action_id, parent) = (spec::action_id(id).into(), Some(parent.to_owned()));
         // An empty base is the run's own.
         let (run_output_base, group) = (String::new(), group.to_owned());
         if old {
             let spec = match kind {
-                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work)),
+                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work, &hash)),
                 Kind::Trace { failed, .. } => enqueue_action_request::Spec::from(spec::trace_action(id, kind, *failed)),
             };
             let request = EnqueueActionRequest {
@@ -148,7 +150,7 @@ impl Client {
             return self.door.unary::<EnqueueActionResponse>(method, &request, &[]).await.map(drop);
         }
         let spec = match kind {
-            Kind::Task(work) => action::Spec::from(spec::task_action(work)),
+            Kind::Task(work) => action::Spec::from(spec::task_action(work, &hash)),
             Kind::Trace { failed, .. } => action::Spec::from(spec::trace_action(id, kind, *failed)),
         };
         let action = WireAction {
@@ -165,10 +167,10 @@ impl Client {
     }
 
     /// Where the inputs of `work` lie in a project: uploaded as a parent does, once.
-    async fn uploaded(&self, place: &Place, work: &Work) -> Result<String, CallError> {
+    async fn uploaded(&self, place: &Place, work: &Work) -> Result<OffloadedInputData, CallError> {
         let key = (place.clone(), work.input);
-        if let Some(uri) = self.inputs.lock().get(&key) {
-            return Ok(uri.clone());
+        if let Some(found) = self.inputs.lock().get(&key) {
+            return Ok(found.clone());
         }
         let request = UploadInputsRequest {
             id: Some(spec::project_id(place).into()),
@@ -178,9 +180,9 @@ impl Client {
         };
         let method = "dataproxy.DataProxyService/UploadInputs";
         let response = self.door.unary::<UploadInputsResponse>(method, &request, &[]).await?;
-        let uri = response.offloaded_input_data.uri.clone();
-        self.inputs.lock().insert(key, uri.clone());
-        Ok(uri)
+        let uploaded = response.offloaded_input_data.into_option().unwrap_or_default();
+        self.inputs.lock().insert(key, uploaded.clone());
+        Ok(uploaded)
     }
 
     async fn abort(&self, run: &RunId, action: Option<&str>, reason: &str, via: u8) -> Result<(), CallError> {
@@ -310,8 +312,27 @@ impl Client {
     /// # Errors
     /// If it cannot be read.
     pub async fn runs(&self, place: &Place) -> Check<Vec<Shown>> {
+        self.listed_runs(place, page(PAGE, "")).await
+    }
+
+    /// `ListRuns` of those that were made from the run called `name`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn runs_from(&self, place: &Place, name: &str) -> Check<Vec<Shown>> {
+        let mut request = page(PAGE, "");
+        request.filters.push(Filter {
+            function: filter::Function::EQUAL.into(),
+            field: "related_to".to_owned(),
+            values: vec![name.to_owned()],
+            ..Default::default()
+        });
+        self.listed_runs(place, request).await
+    }
+
+    async fn listed_runs(&self, place: &Place, page: ListRequest) -> Check<Vec<Shown>> {
         let request = ListRunsRequest {
-            request: page(PAGE, "").into(),
+            request: page.into(),
             scope_by: Some(list_runs_request::ScopeBy::from(spec::project_id(place))),
             ..Default::default()
         };

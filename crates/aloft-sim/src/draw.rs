@@ -2,7 +2,9 @@
 
 use proptest::{collection::vec, option, prelude::*};
 
-use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
+use crate::step::{
+    Backoff, Caching, Command, Forgery, Kind, NOBODY, Naming, Origin, Policy, Progress, Reuse, Step, Watch, Work,
+};
 
 /// How many phrases most sequences have, and how many some. Most defects need fewer than ten steps; a run that is tried,
 /// retried, aborted and found again after restarts takes more.
@@ -55,11 +57,59 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(lease, running, wait, ended)| vec![lease, running, Step::Wait(wait), Step::CheckLimits, ended]),
         // It ends, and what follows is taken when its time has come.
         1 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
+        2 => identical(),
+        1 => recovered(),
     ]
+}
+
+/// Identical work twice, and what comes of looking it up before and after it was computed.
+fn identical() -> impl Strategy<Value = Vec<Step>> {
+    let one = (known(0..4), 1u8..5, any::<bool>());
+    let again = (known(0..4), 1u8..5, any::<bool>());
+    let between = prop_oneof![
+        4 => Just(Vec::new()),
+        2 => wait().prop_map(|wait| vec![Step::Wait(wait)]),
+        1 => (0u8..2).prop_map(|back| vec![Step::Vanish(back)]),
+    ];
+    (one, again, cached_work(), worker(), ending(), between, looked_up()).prop_map(
+        |(one, again, work, worker, progress, between, last)| {
+            let enqueue = |(run, action, old)| {
+                let kind = Kind::Task(work.clone());
+                Step::Do(Command::Enqueue { run, action, parent: 0, kind, old })
+            };
+            let computed = vec![
+                enqueue(one),
+                Step::LookUp { reachable: true },
+                Step::Do(Command::Lease { worker, max: 4 }),
+                Step::Do(Command::Report { lease: 0, progress }),
+            ];
+            [computed, between, vec![enqueue(again), last]].concat()
+        },
+    )
+}
+
+/// Something ends well, and its run is recovered.
+fn recovered() -> impl Strategy<Value = Vec<Step>> {
+    let lease = (worker(), 1u8..5).prop_map(|(worker, max)| Step::Do(Command::Lease { worker, max }));
+    let well = |lease| Step::Do(Command::Report { lease, progress: Progress::Succeeded });
+    let create = (place(), naming(), work(), known(0..4), forced()).prop_map(|(place, name, work, run, forced)| {
+        let reuse = Reuse { from: Some(Origin { run, recover: Some(forced) }), ..Reuse::default() };
+        Step::Do(Command::Create { place, name, work, reuse })
+    });
+    let children = vec(enqueue().prop_map(Step::Do), 1..=2);
+    (lease, lease_back(), lease_back(), create, children).prop_map(move |(lease, one, other, create, children)| {
+        [vec![lease, well(one), well(other), create], children].concat()
+    })
+}
+
+fn looked_up() -> impl Strategy<Value = Step> {
+    prop::bool::weighted(0.85).prop_map(|reachable| Step::LookUp { reachable })
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
+        6 => looked_up(),
+        1 => (0u8..4).prop_map(Step::Vanish),
         40 => command().prop_map(Step::Do),
         3 => vec(command(), 2..=3).prop_map(Step::Race),
         4 => (0u8..6).prop_map(Step::Again),
@@ -113,12 +163,33 @@ fn lossy_request() -> impl Strategy<Value = Command> {
 }
 
 fn create() -> impl Strategy<Value = Command> {
-    let naming = prop_oneof![
+    (place(), naming(), work(), reuse()).prop_map(|(place, name, work, reuse)| Command::Create {
+        place,
+        name,
+        work,
+        reuse,
+    })
+}
+
+fn naming() -> impl Strategy<Value = Naming> {
+    prop_oneof![
         5 => (0u8..2).prop_map(Naming::Named),
         2 => (0u8..3).prop_map(Naming::Request),
         1 => Just(Naming::Nameless),
-    ];
-    (place(), naming, work()).prop_map(|(place, name, work)| Command::Create { place, name, work })
+    ]
+}
+
+/// Most runs say nothing.
+fn reuse() -> impl Strategy<Value = Reuse> {
+    let from = (known(0..4), option::weighted(0.7, forced())).prop_map(|(run, recover)| Origin { run, recover });
+    let said = (prop::bool::weighted(0.3), prop::bool::weighted(0.3), option::weighted(0.5, from))
+        .prop_map(|(overwrite, own_domain, from)| Reuse { overwrite, own_domain, from });
+    prop_oneof![2 => Just(Reuse::default()), 1 => said]
+}
+
+/// The names of actions that are computed again.
+fn forced() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![3 => Just(Vec::new()), 1 => vec(0u8..5, 1..=2)]
 }
 
 fn enqueue() -> impl Strategy<Value = Command> {
@@ -169,9 +240,39 @@ fn policy() -> impl Strategy<Value = Policy> {
             max_runtime,
             queued_timeout,
             deadline,
+            cache: None,
         },
     );
-    prop_oneof![Just(Policy::default()), declared]
+    prop_oneof![5 => Just(Policy::default()), 4 => declared, 3 => cached()]
+}
+
+/// Tasks that are cached: mostly nothing else is declared.
+fn cached() -> impl Strategy<Value = Policy> {
+    let max_age = option::weighted(0.3, prop_oneof![Just(50u16), Just(1000)]);
+    let retries = prop_oneof![3 => Just(0u8), 1 => Just(1)];
+    let deadline = option::weighted(0.15, prop_oneof![Just(100u16), Just(1000)]);
+    (prop_oneof![5 => Just(0u8), 1 => Just(1)], any::<bool>(), max_age, retries, deadline).prop_map(
+        |(version, serialize, max_age, retries, deadline)| Policy {
+            retries,
+            deadline,
+            cache: Some(Caching { version, serialize, max_age }),
+            ..Policy::default()
+        },
+    )
+}
+
+fn cached_work() -> impl Strategy<Value = Work> {
+    (0u8..2, 0u8..3, cached()).prop_map(|(task, input, policy)| Work { task, input, policy })
+}
+
+/// How most attempts end.
+fn ending() -> impl Strategy<Value = Progress> {
+    prop_oneof![
+        5 => Just(Progress::Succeeded),
+        1 => Just(Progress::Failed { recoverable: false }),
+        1 => Just(Progress::Lost { recoverable: true }),
+        1 => Just(Progress::Running),
+    ]
 }
 
 fn progress() -> impl Strategy<Value = Progress> {

@@ -32,6 +32,12 @@ pub struct Shown {
     pub kind: i32,
     /// The function it runs.
     pub function: String,
+    /// What caching did for it: `CatalogCacheStatus` number.
+    pub cache: i32,
+    /// Whose result it took over, if it was recovered.
+    pub recovered: Option<ActionId>,
+    /// The run that its run was made from, and how: `RelationType` number. Only on the root.
+    pub relation: Option<(RunId, i32)>,
 }
 
 /// An error as a view shows it.
@@ -58,6 +64,10 @@ pub struct SeenAttempt {
     pub error: Option<SeenError>,
     /// Where its outputs lie.
     pub output: String,
+    /// What caching did: `CatalogCacheStatus` number.
+    pub cache: i32,
+    /// Whose result stands in: the action and the number of its attempt.
+    pub source: Option<(ActionId, u32)>,
 }
 
 /// Everything about an action.
@@ -133,6 +143,9 @@ impl Shown {
             group: metadata.group.clone(),
             kind: metadata.action_type.to_i32(),
             function: metadata.funtion_name.clone(),
+            cache: status.cache_status.to_i32(),
+            recovered: metadata.recovered_from.as_option().map(action_id),
+            relation: metadata.relation.as_option().map(|r| (run_id(&r.related_to), r.relation_type.to_i32())),
         })
     }
 }
@@ -148,6 +161,11 @@ impl SeenAttempt {
             end: attempt.end_time.as_option().map(time),
             error: attempt.error_info.as_option().map(error),
             output: attempt.outputs.output_uri.clone(),
+            cache: attempt.cache_status.to_i32(),
+            source: attempt
+                .cache_metadata
+                .as_option()
+                .map(|m| (action_id(&m.source_action_attempt.action_id), m.source_action_attempt.attempt)),
         })
     }
 }

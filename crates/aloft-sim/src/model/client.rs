@@ -2,10 +2,10 @@
 
 use aloft_core::{Phase, ROOT_ACTION, Time};
 
-use super::{Action, Attempt, End, Life, Model, Run, Why};
+use super::{Action, Attempt, Cached, End, Life, Model, Run, Why};
 use crate::{
     draw::Hands,
-    ids::{ActionId, Name, Place, RunId},
+    ids::{ActionId, Name, Place, Reuse, RunId},
     rules::{
         Check,
         answers::{self, Answer},
@@ -33,12 +33,15 @@ impl Model {
         &self,
         place: &Place,
         name: &Name,
-        work: &Work,
+        (work, reuse): (&Work, &Reuse),
         answer: &Answer,
         at: Time,
     ) -> Check<Vec<Model>> {
         if !self.places.contains(place) {
             answers::rule_9_what_is_missing_is_named(answer, &place.project)?;
+            return self.unchanged();
+        }
+        if !self.can_be_made_from(place, reuse.from.as_ref(), answer)? {
             return self.unchanged();
         }
         let known = match name {
@@ -58,7 +61,7 @@ impl Model {
             // Without its name nothing can be said of it; whoever asked asks again and is told.
             let Name::Given(name) = name else { return self.unchanged() };
             let id = RunId { place: place.clone(), name: name.clone() };
-            return Ok(self.changed(false, |m| m.add_run(&id, work, at)));
+            return Ok(self.changed(false, |m| m.add_run(&id, work, reuse, at)));
         };
         let id = shown.id.run.clone();
         answers::rule_4_a_new_request_is_a_new_run(self.runs.contains_key(&id), &id)?;
@@ -67,14 +70,14 @@ impl Model {
         if let Name::ForRequest(request) = name {
             after.requests.insert((place.clone(), request.clone()), id.clone());
         }
-        after.add_run(&id, work, at);
+        after.add_run(&id, work, reuse, at);
         after.observe_shown(shown)?;
         Ok(vec![after])
     }
 
-    fn add_run(&mut self, id: &RunId, work: &Work, at: Time) {
+    fn add_run(&mut self, id: &RunId, work: &Work, reuse: &Reuse, at: Time) {
         let order = self.number();
-        let run = Run { order, work: work.clone(), actions: [].into() };
+        let run = Run { order, work: work.clone(), reuse: reuse.clone(), actions: [].into() };
         self.runs.insert(id.clone(), run);
         self.add_action(id, ROOT_ACTION, None, &Kind::Task(work.clone()), "", at);
     }
@@ -84,8 +87,11 @@ impl Model {
         self.made
     }
 
-    fn add_action(&mut self, run: &RunId, name: &str, parent: Option<&str>, kind: &Kind, group: &str, at: Time) {
+    fn add_action(&mut self, id: &RunId, name: &str, parent: Option<&str>, kind: &Kind, group: &str, at: Time) {
         let order = self.number();
+        let Some(run) = self.runs.get(id) else { return };
+        let taken = self.taken(id, run.reuse.from.as_ref(), name, kind, at);
+        let cache = Cached::new(&id.place, kind, &run.reuse, run.forces(name));
         let (attempts, end) = match kind {
             Kind::Task(_) => (vec![Attempt::queued(1, at, at)], None),
             Kind::Trace { failed, .. } => {
@@ -95,7 +101,7 @@ impl Model {
             }
         };
         let created = if attempts.is_empty() { trace_times().0 } else { at };
-        let action = Action {
+        let mut action = Action {
             order,
             parent: parent.map(str::to_owned),
             group: group.to_owned(),
@@ -104,11 +110,21 @@ impl Model {
             attempts,
             failures: 0,
             losses: 0,
+            cache,
+            recovered: None,
             end,
             settled: true,
         };
-        if let Some(run) = self.runs.get_mut(run) {
-            run.actions.insert(name.to_owned(), action);
+        if let Some(result) = taken.result {
+            action.become_recovered(result, at);
+        }
+        let mut made = vec![(name.to_owned(), action)];
+        for (trace, mut action) in taken.traces {
+            action.order = self.number();
+            made.push((trace, action));
+        }
+        if let Some(run) = self.runs.get_mut(id) {
+            run.actions.extend(made);
         }
     }
 

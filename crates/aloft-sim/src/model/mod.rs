@@ -8,8 +8,10 @@
 
 mod action;
 mod beliefs;
+mod cache;
 mod client;
 mod expect;
+mod recover;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +20,14 @@ use aloft_core::Time;
 
 pub use action::{Action, Attempt, End, Life, Why};
 pub use beliefs::Beliefs;
+pub use cache::{Cached, DISABLED, HIT, Looked, MISS};
 pub use client::trace_times;
 pub use expect::{function, output};
+pub use recover::Recovered;
 
 use crate::{
     draw::Hands,
-    ids::{ActionId, Place, Request, RunId},
+    ids::{ActionId, Place, Request, Reuse, RunId},
     rules::{Check, answers::Answer},
     step::Work,
 };
@@ -38,6 +42,10 @@ pub struct Model {
     runs: BTreeMap<RunId, Run>,
     /// The runs of requests that the server named.
     requests: BTreeMap<(Place, String), RunId>,
+    /// What the cache holds.
+    results: cache::Results,
+    /// The outputs that are gone.
+    vanished: BTreeSet<String>,
     /// How many runs and actions there have been, to know their order.
     made: u32,
 }
@@ -52,6 +60,8 @@ pub struct Run {
     pub order: u32,
     /// What identifies its work.
     pub work: Work,
+    /// What of earlier work it reuses.
+    pub reuse: Reuse,
     /// Its actions by name.
     pub actions: BTreeMap<String, Action>,
 }
@@ -70,7 +80,15 @@ pub struct Asked<'r> {
 impl Model {
     /// A server without runs, whose projects and domains are `places`.
     pub fn new(hands: Hands, places: impl IntoIterator<Item = Place>) -> Self {
-        Self { hands, places: places.into_iter().collect(), runs: BTreeMap::new(), requests: BTreeMap::new(), made: 0 }
+        Self {
+            hands,
+            places: places.into_iter().collect(),
+            runs: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            results: BTreeMap::new(),
+            vanished: BTreeSet::new(),
+            made: 0,
+        }
     }
 
     /// What may be the case after a request was answered.
@@ -80,7 +98,7 @@ impl Model {
     pub fn next(&self, asked: Asked<'_>, answer: &Answer) -> Check<Vec<Model>> {
         let at = asked.at;
         match asked.request {
-            Request::Create { place, name, work } => self.create(place, name, work, answer, at),
+            Request::Create { place, name, work, reuse } => self.create(place, name, (work, reuse), answer, at),
             Request::Enqueue { action, parent, kind, group, .. } => {
                 self.enqueue(action, parent, kind, group, answer, at)
             }

@@ -65,6 +65,10 @@ impl Player<'_> {
                 }
             }
         }
+        self.audit_reuse(&audit.details)?;
+        if before.is_none() {
+            self.audit_relations().await?;
+        }
         self.judge_streams(&audit.details, &audit.moments, &audit.counts).await?;
         Ok(audit)
     }
