@@ -72,10 +72,9 @@ impl Control {
     /// Whether the result that the cache names is there. One whose data is gone is forgotten: a miss, never an error.
     async fn see(&self, run: &RunKey, state: &ActionState) -> Result<Seen, StoreError> {
         let Some(plan) = state.pending_lookup().filter(|plan| !plan.overwrite) else { return Ok(Seen::Nothing) };
-        let Some(entry) = self.store().cached(&run.scope, plan).await? else { return Ok(Seen::Nothing) };
-        if !entry.is_fresh(plan.max_age_ms, self.now()) {
-            return Ok(Seen::Nothing);
-        }
+        let (now, entries) = (self.now(), self.store().cached(&run.scope, plan).await?);
+        let fresh = entries.into_iter().find(|e| e.is_fresh(plan.max_age_ms, now));
+        let Some(entry) = fresh else { return Ok(Seen::Nothing) };
         let uri = entry.outputs.output_uri;
         match self.has_outputs(run, &uri).await {
             Ok(true) => Ok(Seen::Data { output_uri: uri }),

@@ -134,8 +134,8 @@ impl Reservation {
 /// The cache as a lookup finds it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CacheView {
-    /// The entry that the action's scope lets it use.
-    pub entry: Option<CacheEntry>,
+    /// The entries that the action's scope lets it use, fresh or not, the first first.
+    pub entries: Vec<CacheEntry>,
     /// Who holds the reservation, if somebody does.
     pub holder: Option<Reservation>,
     /// What the looking action is called as a holder.

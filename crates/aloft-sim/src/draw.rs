@@ -47,40 +47,45 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
     let running = || (lease_back(), Just(Progress::Running)).prop_map(report);
     let ended = || (lease_back(), progress()).prop_map(report);
     prop_oneof![
-        12 => step().prop_map(|step| vec![step]),
+        24 => step().prop_map(|step| vec![step]),
         // Time passes, and what it ends ends.
-        2 => wait().prop_map(|wait| vec![Step::Wait(wait), Step::CheckLimits]),
+        4 => wait().prop_map(|wait| vec![Step::Wait(wait), Step::CheckLimits]),
         // Work is taken, and some of it begins.
-        2 => (lease(), running()).prop_map(|(lease, running)| vec![lease, running]),
+        4 => (lease(), running()).prop_map(|(lease, running)| vec![lease, running]),
         // It is taken, begins and ends, or takes too long.
-        1 => (lease(), running(), wait(), ended())
+        2 => (lease(), running(), wait(), ended())
             .prop_map(|(lease, running, wait, ended)| vec![lease, running, Step::Wait(wait), Step::CheckLimits, ended]),
         // It ends, and what follows is taken when its time has come.
-        1 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
+        2 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
         2 => identical(),
-        1 => recovered(),
+        2 => recovered(),
     ]
 }
 
 /// Identical work twice, and what comes of looking it up before and after it was computed.
 fn identical() -> impl Strategy<Value = Vec<Step>> {
-    let one = (known(0..4), 1u8..5, any::<bool>());
-    let again = (known(0..4), 1u8..5, any::<bool>());
+    let one = (0u8..4, 1u8..3, any::<bool>());
+    let again = (0u8..4, 3u8..5, any::<bool>());
     let between = prop_oneof![
         4 => Just(Vec::new()),
         2 => wait().prop_map(|wait| vec![Step::Wait(wait)]),
         1 => (0u8..2).prop_map(|back| vec![Step::Vanish(back)]),
     ];
-    (one, again, cached_work(), worker(), ending(), between, looked_up()).prop_map(
-        |(one, again, work, worker, progress, between, last)| {
+    (one, again, any::<bool>(), cached_work(), worker(), ending(), between, looked_up()).prop_map(
+        |(one, mut again, together, work, worker, progress, between, last)| {
+            if together {
+                again.0 = one.0;
+            }
             let enqueue = |(run, action, old)| {
                 let kind = Kind::Task(work.clone());
                 Step::Do(Command::Enqueue { run, action, parent: 0, kind, old })
             };
             let computed = vec![
+                // What waits already is not in the way.
+                Step::Do(Command::Lease { worker, max: 9 }),
                 enqueue(one),
                 Step::LookUp { reachable: true },
-                Step::Do(Command::Lease { worker, max: 4 }),
+                Step::Do(Command::Lease { worker, max: 1 }),
                 Step::Do(Command::Report { lease: 0, progress }),
             ];
             [computed, between, vec![enqueue(again), last]].concat()
@@ -88,18 +93,34 @@ fn identical() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
-/// Something ends well, and its run is recovered.
+/// Something ends well, its run is recovered, and there it is asked for again.
 fn recovered() -> impl Strategy<Value = Vec<Step>> {
-    let lease = (worker(), 1u8..5).prop_map(|(worker, max)| Step::Do(Command::Lease { worker, max }));
-    let well = |lease| Step::Do(Command::Report { lease, progress: Progress::Succeeded });
-    let create = (place(), naming(), work(), known(0..4), forced()).prop_map(|(place, name, work, run, forced)| {
-        let reuse = Reuse { from: Some(Origin { run, recover: Some(forced) }), ..Reuse::default() };
-        Step::Do(Command::Create { place, name, work, reuse })
-    });
-    let children = vec(enqueue().prop_map(Step::Do), 1..=2);
-    (lease, lease_back(), lease_back(), create, children).prop_map(move |(lease, one, other, create, children)| {
-        [vec![lease, well(one), well(other), create], children].concat()
-    })
+    let kind = prop_oneof![
+        3 => work().prop_map(Kind::Task),
+        1 => Just(Kind::Trace { name: 0, failed: false }),
+    ];
+    let name = (0u8..2, any::<bool>(), worker());
+    (0u8..2, 1u8..5, kind, place(), name, work(), forced()).prop_map(
+        |(run, action, kind, place, (name, forces, worker), work, mut forced)| {
+            if forces {
+                forced.push(action);
+            }
+            let enqueue = |run| Step::Do(Command::Enqueue { run, action, parent: 0, kind: kind.clone(), old: false });
+            let reuse = Reuse { from: Some(Origin { run, recover: Some(forced) }), ..Reuse::default() };
+            vec![
+                Step::Do(Command::Lease { worker, max: 9 }),
+                enqueue(run),
+                Step::LookUp { reachable: true },
+                Step::Do(Command::Lease { worker, max: 1 }),
+                Step::Do(Command::Report { lease: 0, progress: Progress::Succeeded }),
+                Step::Do(Command::Create { place, name: Naming::Request(name), work, reuse }),
+                // Mostly one of these is the new run.
+                enqueue(1),
+                enqueue(2),
+                Step::LookUp { reachable: true },
+            ]
+        },
+    )
 }
 
 fn looked_up() -> impl Strategy<Value = Step> {
@@ -108,7 +129,7 @@ fn looked_up() -> impl Strategy<Value = Step> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => looked_up(),
+        3 => looked_up(),
         1 => (0u8..4).prop_map(Step::Vanish),
         40 => command().prop_map(Step::Do),
         3 => vec(command(), 2..=3).prop_map(Step::Race),
@@ -184,7 +205,7 @@ fn reuse() -> impl Strategy<Value = Reuse> {
     let from = (known(0..4), option::weighted(0.7, forced())).prop_map(|(run, recover)| Origin { run, recover });
     let said = (prop::bool::weighted(0.3), prop::bool::weighted(0.3), option::weighted(0.5, from))
         .prop_map(|(overwrite, own_domain, from)| Reuse { overwrite, own_domain, from });
-    prop_oneof![2 => Just(Reuse::default()), 1 => said]
+    prop_oneof![4 => Just(Reuse::default()), 1 => said]
 }
 
 /// The names of actions that are computed again.

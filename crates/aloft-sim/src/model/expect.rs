@@ -54,6 +54,8 @@ impl Model {
         if self.theirs() && is_task {
             return self.learn(shown);
         }
+        let source = run.reuse.from.as_ref().filter(|from| from.recover.is_some()).map(|from| &from.run);
+        reuse::rule_2_what_is_recovered_had_succeeded(shown, source, |id| self.achieved(id))?;
         let recovered = action.recovered.as_ref().map(|r| &r.from);
         reuse::rule_2_what_succeeded_is_recovered(shown, recovered)?;
         durable::rule_3_views_show_what_was_done(&shown.id, &shown.recovered.as_ref(), &recovered)?;

@@ -9,6 +9,7 @@ use crate::{
     rules::{
         Check,
         answers::{self, Answer},
+        reuse::Computed,
     },
     step::Kind,
 };
@@ -99,6 +100,15 @@ impl Model {
             (trace.clone(), taken)
         });
         Taken { result: None, traces: traces.collect() }
+    }
+
+    /// What is known of the end of an action.
+    pub(super) fn achieved(&self, id: &ActionId) -> Option<Computed> {
+        let action = self.runs.get(&id.run)?.actions.get(&id.name)?;
+        let end = action.end.as_ref()?;
+        // A trace says itself when it ended.
+        let at = end.at.filter(|_| matches!(action.kind, Kind::Task(_)));
+        Some(Computed { phase: end.phase?, at, output: result(id, action) })
     }
 
     /// Whether the name of a trace that could be taken over below `parent` is another's already.

@@ -40,7 +40,11 @@ impl Player<'_> {
         let mut still = 0;
         while still < 2 {
             let looked = answers::rule_5_reconcilers_go_on(server.control().look_up_once(at).await)?;
-            still = if looked.0.contains(&true) { 0 } else { still + 1 };
+            still = match looked.0.as_slice() {
+                [] => break,
+                looked if looked.contains(&true) => 0,
+                _ => still + 1,
+            };
         }
         server.plane().set_reachable(true);
         let mut seen = Vec::new();
