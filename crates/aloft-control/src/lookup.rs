@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aloft_core::{ActionState, Command, Reply, RunKey, Seen};
+use aloft_core::{ActionState, Command, Reply, RunKey, Seen, Time};
 use aloft_plane::PlaneError;
 use aloft_store::{StoreError, Submission, SubmitError};
 use futures::{StreamExt as _, stream};
@@ -22,22 +22,14 @@ impl Control {
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
             let now = self.now();
-            let next = match self.store().lookups(now, BATCH).await {
-                Ok((due, next)) if due.is_empty() => next.map_or(IDLE, |at| at.since(now).min(IDLE)),
-                Ok((due, _)) => {
-                    let decided: Vec<_> = stream::iter(due)
-                        .map(|(run, state)| self.look_up(run, state))
-                        .buffer_unordered(PARALLEL)
-                        .collect()
-                        .await;
-                    if decided.iter().any(Result::is_err) {
-                        self.pause(TROUBLE).await;
-                    } else if !decided.contains(&Ok(true)) {
-                        // All below something that has ended, and about to follow it; or the cache has just changed.
-                        self.pause(STALE).await;
-                    }
+            let next = match self.look_up_once(now).await {
+                Ok((changed, _)) if changed.contains(&true) => continue,
+                Ok((changed, _)) if !changed.is_empty() => {
+                    // All below something that has ended, and about to follow it; or the cache has just changed.
+                    self.pause(STALE).await;
                     continue;
                 }
+                Ok((_, next)) => next.map_or(IDLE, |at| at.since(now).min(IDLE)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot look for cache lookups");
                     TROUBLE
@@ -49,6 +41,18 @@ impl Control {
                 () = tokio::time::sleep(next.max(Duration::from_millis(1))) => {}
             }
         }
+    }
+
+    /// One look at the lookups: of each that was due by `now` whether that decided it, and when the next one is due. Public
+    /// as [`Self::settle_once`] is.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read or written.
+    pub async fn look_up_once(&self, now: Time) -> Result<(Vec<bool>, Option<Time>), StoreError> {
+        let (due, next) = self.store().lookups(now, BATCH).await?;
+        let looked = stream::iter(due).map(|(run, state)| self.look_up(run, state)).buffer_unordered(PARALLEL);
+        let decided = looked.collect::<Vec<_>>().await.into_iter().collect::<Result<_, _>>()?;
+        Ok((decided, next))
     }
 
     /// Looks at what the cache names for the action, and has it decided; `false` if that changed nothing.
@@ -68,10 +72,9 @@ impl Control {
     /// Whether the result that the cache names is there. One whose data is gone is forgotten: a miss, never an error.
     async fn see(&self, run: &RunKey, state: &ActionState) -> Result<Seen, StoreError> {
         let Some(plan) = state.pending_lookup().filter(|plan| !plan.overwrite) else { return Ok(Seen::Nothing) };
-        let Some(entry) = self.store().cached(&run.scope, plan).await? else { return Ok(Seen::Nothing) };
-        if !entry.is_fresh(plan.max_age_ms, self.now()) {
-            return Ok(Seen::Nothing);
-        }
+        let (now, entries) = (self.now(), self.store().cached(&run.scope, plan).await?);
+        let fresh = entries.into_iter().find(|e| e.is_fresh(plan.max_age_ms, now));
+        let Some(entry) = fresh else { return Ok(Seen::Nothing) };
         let uri = entry.outputs.output_uri;
         match self.has_outputs(run, &uri).await {
             Ok(true) => Ok(Seen::Data { output_uri: uri }),

@@ -66,6 +66,9 @@ pub struct CacheUse {
     /// Whether the action holds the reservation of its key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reserved: bool,
+    /// What the lookup came to, once the result is cached: it stays true of the attempts before the one that succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked: Option<CacheStatus>,
     /// Whose result stands in, after a hit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<CacheSource>,
@@ -131,8 +134,8 @@ impl Reservation {
 /// The cache as a lookup finds it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CacheView {
-    /// The entry that the action's scope lets it use.
-    pub entry: Option<CacheEntry>,
+    /// The entries that the action's scope lets it use, fresh or not, the first first.
+    pub entries: Vec<CacheEntry>,
     /// Who holds the reservation, if somebody does.
     pub holder: Option<Reservation>,
     /// What the looking action is called as a holder.

@@ -254,6 +254,7 @@ pub fn apply(state: Option<ActionState>, event: &Event, at: Time) -> Option<Acti
             state.outputs = outputs.clone();
             state.ended_below = below.clone();
             if matches!(state.cache.status, CacheStatus::Miss | CacheStatus::LookupFailed | CacheStatus::Skipped) {
+                state.cache.looked = Some(state.cache.status);
                 state.cache.status = CacheStatus::Populated;
             }
         }

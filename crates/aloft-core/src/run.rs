@@ -61,3 +61,29 @@ pub struct RunInfo {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub queue: String,
 }
+
+impl RunInfo {
+    /// Whether `action` is computed again whatever the run that this one recovers had achieved.
+    pub fn forces(&self, action: &ActionName) -> bool {
+        let forced = self.relation.as_ref().and_then(|r| r.recover.as_ref());
+        forced.is_some_and(|forced| forced.contains(action))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_recovering_run_forces_and_only_what_it_names() {
+        let name = |text: &str| ActionName::new(text).expect("a name");
+        let scope = crate::Scope::new("o", "p", "d").expect("a scope");
+        let to = RunKey::new(scope, "r").expect("a run");
+        let made =
+            |recover| RunInfo { relation: Some(Relation { to: to.clone(), kind: 2, recover }), ..RunInfo::default() };
+        assert!(!RunInfo::default().forces(&name("x1")));
+        assert!(!made(None).forces(&name("x1")));
+        assert!(made(Some(vec![name("x1")])).forces(&name("x1")));
+        assert!(!made(Some(vec![name("x1")])).forces(&name("x2")));
+    }
+}

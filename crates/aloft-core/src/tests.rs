@@ -14,6 +14,8 @@ struct World {
     states: BTreeMap<ActionName, ActionState>,
     log: Vec<(Time, Event)>,
     entry: Option<CacheEntry>,
+    /// The result of another domain.
+    elsewhere: Option<CacheEntry>,
     holder: Option<Reservation>,
     queues: BTreeMap<String, QueueRoom>,
 }
@@ -31,7 +33,8 @@ impl View for World {
 
     fn cache(&self, state: &ActionState) -> CacheView {
         let me = Reservation::owner_of(&run(), &state.name);
-        CacheView { entry: self.entry.clone(), holder: self.holder.clone(), me }
+        let entries = self.entry.iter().chain(&self.elsewhere).cloned().collect();
+        CacheView { entries, holder: self.holder.clone(), me }
     }
 
     fn queue(&self, name: &str) -> Option<QueueRoom> {
@@ -550,6 +553,29 @@ fn overwriting_computes_and_replaces() {
     assert_eq!(world.states[&name(1)].cache.status, CacheStatus::Skipped);
     succeed(&mut world, 1, "s3://b/new", 2);
     assert_eq!(world.entry.unwrap().outputs.output_uri, "s3://b/new");
+    let cache = &world.states[&name(1)].cache;
+    assert_eq!(
+        (cache.status, cache.looked),
+        (CacheStatus::Populated, Some(CacheStatus::Skipped)),
+        "what was before stays"
+    );
+}
+
+#[test]
+fn the_first_result_that_is_young_enough_stands_in() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    let computed = |uri: &str, at| CacheEntry {
+        outputs: OutputRefs { output_uri: uri.into(), ..OutputRefs::default() },
+        source: None,
+        metadata: Vec::new(),
+        created_at: Time::from_micros(at),
+        updated_at: Time::from_micros(at),
+    };
+    (world.entry, world.elsewhere) = (Some(computed("s3://b/own", 0)), Some(computed("s3://b/other", 20_000_000)));
+    world.submit(&enqueue(1, 0, cached(false, false)), Time::from_micros(1)).unwrap();
+    lookup(&mut world, 1, Seen::Data { output_uri: "s3://b/other".into() }, 30_000_000).unwrap();
+    assert_eq!(world.states[&name(1)].outputs.output_uri, "s3://b/other");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use aloft_flyteidl2::flyteidl2::{
         AbortRequest, AbortResponse, Action as WireAction, EnqueueRequest, EnqueueResponse, SignalRequest,
         SignalResponse, WatchForUpdatesRequest, action, watch_for_updates_request,
     },
-    common::{Filter, ListRequest, Sort, filter, sort},
+    common::{Filter, ListRequest, OffloadedInputData, Sort, filter, sort},
     dataproxy::{UploadInputsRequest, UploadInputsResponse},
     project::{CreateProjectRequest, CreateProjectResponse, Project},
     workflow::{
@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::{
     door::{CallError, Door, Stream},
-    ids::{ActionId, Name, Place, Request, RunId, RunLane},
+    ids::{ActionId, Name, Place, Request, Reuse, RunId, RunLane},
     lanes::{self, ShownQueue},
     rules::{
         Check,
@@ -45,7 +45,7 @@ const PAGE: u32 = 1000;
 #[derive(Clone)]
 pub struct Client {
     door: Door,
-    inputs: Arc<Mutex<HashMap<(Place, u8), String>>>,
+    inputs: Arc<Mutex<HashMap<(Place, u8), OffloadedInputData>>>,
 }
 
 /// What a client can watch.
@@ -81,7 +81,7 @@ impl Client {
     /// An answer that is none of the contract's.
     pub async fn ask(&self, request: &Request) -> Check<Answer> {
         match request {
-            Request::Create { place, name, work, lane } => self.create(place, name, work, lane).await,
+            Request::Create { place, name, work, lane, reuse } => self.create(place, name, work, (lane, reuse)).await,
             Request::Enqueue { action, parent, kind, group, old, queue } => {
                 let called = self.enqueue(action, parent, kind, group, *old, queue).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
@@ -103,7 +103,13 @@ impl Client {
         }
     }
 
-    async fn create(&self, place: &Place, name: &Name, work: &Work, lane: &RunLane) -> Check<Answer> {
+    async fn create(
+        &self,
+        place: &Place,
+        name: &Name,
+        work: &Work,
+        (lane, reuse): (&RunLane, &Reuse),
+    ) -> Check<Answer> {
         let mut header = Vec::new();
         let id = match name {
             Name::Given(name) => {
@@ -120,7 +126,7 @@ impl Client {
             id: Some(id),
             task: Some(spec::task_spec(work).into()),
             input_wrapper: Some(spec::inputs(work.input).into()),
-            run_spec: spec::run_spec(lane).into(),
+            run_spec: spec::run_spec(lane, reuse).into(),
             ..Default::default()
         };
         let called = self.door.unary::<CreateRunResponse>("workflow.RunService/CreateRun", &request, &header).await;
@@ -142,16 +148,17 @@ impl Client {
         old: bool,
         queue: &str,
     ) -> Result<(), CallError> {
-        let input_uri = match kind {
+        let uploaded = match kind {
             Kind::Task(work) => self.uploaded(&id.run.place, work).await?,
-            Kind::Trace { .. } | Kind::Condition(_) => String::new(),
+            Kind::Trace { .. } | Kind::Condition(_) => OffloadedInputData::default(),
         };
+        let (input_uri, hash) = (uploaded.uri, uploaded.inputs_hash);
         let (action_id, parent) = (spec::action_id(id).into(), Some(parent.to_owned()));
         // An empty base is the run's own.
         let (run_output_base, group) = (String::new(), group.to_owned());
         if old {
             let spec = match kind {
-                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work, queue)),
+                Kind::Task(work) => enqueue_action_request::Spec::from(spec::task_action(work, &hash, queue)),
                 Kind::Trace { failed, .. } => enqueue_action_request::Spec::from(spec::trace_action(id, kind, *failed)),
                 Kind::Condition(condition) => enqueue_action_request::Spec::from(condition.wire()),
             };
@@ -168,7 +175,7 @@ impl Client {
             return self.door.unary::<EnqueueActionResponse>(method, &request, &[]).await.map(drop);
         }
         let spec = match kind {
-            Kind::Task(work) => action::Spec::from(spec::task_action(work, queue)),
+            Kind::Task(work) => action::Spec::from(spec::task_action(work, &hash, queue)),
             Kind::Trace { failed, .. } => action::Spec::from(spec::trace_action(id, kind, *failed)),
             Kind::Condition(condition) => action::Spec::from(condition.wire()),
         };
@@ -186,10 +193,10 @@ impl Client {
     }
 
     /// Where the inputs of `work` lie in a project: uploaded as a parent does, once.
-    async fn uploaded(&self, place: &Place, work: &Work) -> Result<String, CallError> {
+    async fn uploaded(&self, place: &Place, work: &Work) -> Result<OffloadedInputData, CallError> {
         let key = (place.clone(), work.input);
-        if let Some(uri) = self.inputs.lock().get(&key) {
-            return Ok(uri.clone());
+        if let Some(found) = self.inputs.lock().get(&key) {
+            return Ok(found.clone());
         }
         let request = UploadInputsRequest {
             id: Some(spec::project_id(place).into()),
@@ -199,9 +206,9 @@ impl Client {
         };
         let method = "dataproxy.DataProxyService/UploadInputs";
         let response = self.door.unary::<UploadInputsResponse>(method, &request, &[]).await?;
-        let uri = response.offloaded_input_data.uri.clone();
-        self.inputs.lock().insert(key, uri.clone());
-        Ok(uri)
+        let uploaded = response.offloaded_input_data.into_option().unwrap_or_default();
+        self.inputs.lock().insert(key, uploaded.clone());
+        Ok(uploaded)
     }
 
     async fn abort(&self, run: &RunId, action: Option<&str>, reason: &str, via: u8) -> Result<(), CallError> {
@@ -350,8 +357,27 @@ impl Client {
     /// # Errors
     /// If it cannot be read.
     pub async fn runs(&self, place: &Place) -> Check<Vec<Shown>> {
+        self.listed_runs(place, page(PAGE, "")).await
+    }
+
+    /// `ListRuns` of those that were made from the run called `name`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn runs_from(&self, place: &Place, name: &str) -> Check<Vec<Shown>> {
+        let mut request = page(PAGE, "");
+        request.filters.push(Filter {
+            function: filter::Function::EQUAL.into(),
+            field: "related_to".to_owned(),
+            values: vec![name.to_owned()],
+            ..Default::default()
+        });
+        self.listed_runs(place, request).await
+    }
+
+    async fn listed_runs(&self, place: &Place, page: ListRequest) -> Check<Vec<Shown>> {
         let request = ListRunsRequest {
-            request: page(PAGE, "").into(),
+            request: page.into(),
             scope_by: Some(list_runs_request::ScopeBy::from(spec::project_id(place))),
             ..Default::default()
         };

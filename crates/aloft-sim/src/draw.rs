@@ -7,7 +7,12 @@ use lanes::{held, lane, queue, queued};
 use proptest::{collection::vec, option, prelude::*};
 use signals::{condition, pause, signal};
 
-use crate::step::{Backoff, Command, Forgery, Kind, NOBODY, Naming, Policy, Progress, Step, Watch, Work};
+use crate::{
+    lanes::Lane,
+    step::{
+        Backoff, Caching, Command, Forgery, Kind, NOBODY, Naming, Origin, Policy, Progress, Reuse, Step, Watch, Work,
+    },
+};
 
 /// How many phrases most sequences have, and how many some. Most defects need fewer than ten steps; a run that is tried,
 /// retried, aborted and found again after restarts takes more.
@@ -51,13 +56,13 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
     let running = || (lease_back(), Just(Progress::Running)).prop_map(report);
     let ended = || (lease_back(), progress()).prop_map(report);
     prop_oneof![
-        12 => step().prop_map(|step| vec![step]),
+        24 => step().prop_map(|step| vec![step]),
         // Time passes, and what it ends ends.
-        2 => wait().prop_map(|wait| vec![Step::Wait(wait), Step::CheckLimits]),
+        4 => wait().prop_map(|wait| vec![Step::Wait(wait), Step::CheckLimits]),
         // Work is taken, and some of it begins.
-        2 => (lease(), running()).prop_map(|(lease, running)| vec![lease, running]),
+        4 => (lease(), running()).prop_map(|(lease, running)| vec![lease, running]),
         // It is taken, begins and ends, or takes too long.
-        1 => (lease(), running(), wait(), ended())
+        2 => (lease(), running(), wait(), ended())
             .prop_map(|(lease, running, wait, ended)| vec![lease, running, Step::Wait(wait), Step::CheckLimits, ended]),
         // A condition waits, and somebody signals: at once, as its time is up, or beside another who signals or aborts.
         1 => (pause(), signal()).prop_map(|(pause, signal)| vec![pause, Step::Do(signal)]),
@@ -69,12 +74,83 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         1 => queue().prop_map(|change| vec![Step::Do(change)]),
         1 => held(),
         // It ends, and what follows is taken when its time has come.
-        1 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
+        2 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
+        2 => identical(),
+        2 => recovered(),
     ]
+}
+
+/// Identical work twice, and what comes of looking it up before and after it was computed.
+fn identical() -> impl Strategy<Value = Vec<Step>> {
+    let one = (0u8..4, 1u8..3, any::<bool>());
+    let again = (0u8..4, 3u8..5, any::<bool>());
+    let between = prop_oneof![
+        4 => Just(Vec::new()),
+        2 => wait().prop_map(|wait| vec![Step::Wait(wait)]),
+        1 => (0u8..2).prop_map(|back| vec![Step::Vanish(back)]),
+    ];
+    (one, again, any::<bool>(), cached_work(), worker(), ending(), between, looked_up()).prop_map(
+        |(one, mut again, together, work, worker, progress, between, last)| {
+            if together {
+                again.0 = one.0;
+            }
+            let enqueue = |(run, action, old)| {
+                let kind = Kind::Task(work.clone());
+                Step::Do(Command::Enqueue { run, action, parent: 0, kind, old, queue: None })
+            };
+            let computed = vec![
+                // What waits already is not in the way.
+                Step::Do(Command::Lease { worker, max: 9 }),
+                enqueue(one),
+                Step::LookUp { reachable: true },
+                Step::Do(Command::Lease { worker, max: 1 }),
+                Step::Do(Command::Report { lease: 0, progress }),
+            ];
+            [computed, between, vec![enqueue(again), last]].concat()
+        },
+    )
+}
+
+/// Something ends well, its run is recovered, and there it is asked for again.
+fn recovered() -> impl Strategy<Value = Vec<Step>> {
+    let kind = prop_oneof![
+        3 => work().prop_map(Kind::Task),
+        1 => Just(Kind::Trace { name: 0, failed: false }),
+    ];
+    let name = (0u8..2, any::<bool>(), worker());
+    (0u8..2, 1u8..5, kind, place(), name, work(), forced()).prop_map(
+        |(run, action, kind, place, (name, forces, worker), work, mut forced)| {
+            if forces {
+                forced.push(action);
+            }
+            let enqueue = |run| {
+                Step::Do(Command::Enqueue { run, action, parent: 0, kind: kind.clone(), old: false, queue: None })
+            };
+            let reuse = Reuse { from: Some(Origin { run, recover: Some(forced) }), ..Reuse::default() };
+            vec![
+                Step::Do(Command::Lease { worker, max: 9 }),
+                enqueue(run),
+                Step::LookUp { reachable: true },
+                Step::Do(Command::Lease { worker, max: 1 }),
+                Step::Do(Command::Report { lease: 0, progress: Progress::Succeeded }),
+                Step::Do(Command::Create { place, name: Naming::Request(name), work, lane: Lane::default(), reuse }),
+                // Mostly one of these is the new run.
+                enqueue(1),
+                enqueue(2),
+                Step::LookUp { reachable: true },
+            ]
+        },
+    )
+}
+
+fn looked_up() -> impl Strategy<Value = Step> {
+    prop::bool::weighted(0.85).prop_map(|reachable| Step::LookUp { reachable })
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
+        3 => looked_up(),
+        1 => (0u8..4).prop_map(Step::Vanish),
         40 => command().prop_map(Step::Do),
         3 => vec(prop_oneof![12 => command(), 1 => Just(Command::TimeOut)], 2..=3).prop_map(Step::Race),
         4 => (0u8..6).prop_map(Step::Again),
@@ -137,12 +213,34 @@ fn lossy_request() -> impl Strategy<Value = Command> {
 }
 
 fn create() -> impl Strategy<Value = Command> {
-    let naming = prop_oneof![
+    (place(), naming(), work(), lane(), reuse()).prop_map(|(place, name, work, lane, reuse)| Command::Create {
+        place,
+        name,
+        work,
+        lane,
+        reuse,
+    })
+}
+
+fn naming() -> impl Strategy<Value = Naming> {
+    prop_oneof![
         5 => (0u8..2).prop_map(Naming::Named),
         2 => (0u8..3).prop_map(Naming::Request),
         1 => Just(Naming::Nameless),
-    ];
-    (place(), naming, work(), lane()).prop_map(|(place, name, work, lane)| Command::Create { place, name, work, lane })
+    ]
+}
+
+/// Most runs say nothing.
+fn reuse() -> impl Strategy<Value = Reuse> {
+    let from = (known(0..4), option::weighted(0.7, forced())).prop_map(|(run, recover)| Origin { run, recover });
+    let said = (prop::bool::weighted(0.3), prop::bool::weighted(0.3), option::weighted(0.5, from))
+        .prop_map(|(overwrite, own_domain, from)| Reuse { overwrite, own_domain, from });
+    prop_oneof![4 => Just(Reuse::default()), 1 => said]
+}
+
+/// The names of actions that are computed again.
+fn forced() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![3 => Just(Vec::new()), 1 => vec(0u8..5, 1..=2)]
 }
 
 fn enqueue() -> impl Strategy<Value = Command> {
@@ -194,9 +292,39 @@ fn policy() -> impl Strategy<Value = Policy> {
             max_runtime,
             queued_timeout,
             deadline,
+            cache: None,
         },
     );
-    prop_oneof![Just(Policy::default()), declared]
+    prop_oneof![5 => Just(Policy::default()), 4 => declared, 3 => cached()]
+}
+
+/// Tasks that are cached: mostly nothing else is declared.
+fn cached() -> impl Strategy<Value = Policy> {
+    let max_age = option::weighted(0.3, prop_oneof![Just(50u16), Just(1000)]);
+    let retries = prop_oneof![3 => Just(0u8), 1 => Just(1)];
+    let deadline = option::weighted(0.15, prop_oneof![Just(100u16), Just(1000)]);
+    (prop_oneof![5 => Just(0u8), 1 => Just(1)], any::<bool>(), max_age, retries, deadline).prop_map(
+        |(version, serialize, max_age, retries, deadline)| Policy {
+            retries,
+            deadline,
+            cache: Some(Caching { version, serialize, max_age }),
+            ..Policy::default()
+        },
+    )
+}
+
+fn cached_work() -> impl Strategy<Value = Work> {
+    (0u8..2, 0u8..3, cached()).prop_map(|(task, input, policy)| Work { task, input, policy })
+}
+
+/// How most attempts end.
+fn ending() -> impl Strategy<Value = Progress> {
+    prop_oneof![
+        5 => Just(Progress::Succeeded),
+        1 => Just(Progress::Failed { recoverable: false }),
+        1 => Just(Progress::Lost { recoverable: true }),
+        1 => Just(Progress::Running),
+    ]
 }
 
 fn progress() -> impl Strategy<Value = Progress> {

@@ -15,12 +15,13 @@ use aloft_core::Phase;
 use rusqlite::{Connection, params};
 
 use crate::{
-    ids::{ActionId, Lease, Name, Request},
+    ids::{ActionId, Lease, Name, Request, Reuse},
+    model::{DISABLED, MISS},
     rules::{
         answers::{Answer, Granted, OVER, Reply},
         streams::PUSH,
     },
-    seen::{Details, Shown},
+    seen::{Details, SeenAttempt, Shown},
     step::Progress,
     watching::{Heard, Item},
 };
@@ -124,6 +125,24 @@ pub enum Defect {
     HoldsBackTheFree,
     /// A queue says that it holds more than it does.
     MiscountsQueues,
+    /// A hit names an attempt that there never was.
+    HitsNothing,
+    /// Who waits for another's result computes it too.
+    ComputesTwice,
+    /// A result is not cached.
+    ForgetsResults,
+    /// The end of who computes does not let the others go on.
+    KeepsReservations,
+    /// A cached result is used although its data is gone.
+    TrustsPointers,
+    /// What was recovered names another source.
+    RecoversFromNowhere,
+    /// What had succeeded is computed again.
+    RecoversNothing,
+    /// What is to be computed again is not.
+    ForgetsForced,
+    /// A run does not know what was made from it.
+    HidesRelations,
 }
 
 /// A defect and what it has seen so far; without one, everything passes as it is.
@@ -172,6 +191,16 @@ impl Fault {
                 // Another identifier each time, of the same form.
                 self.asked += 1;
                 id.replace_range(9..13, &format!("{:04x}", self.asked));
+            }
+            (Some(Defect::RecoversNothing), Request::Create { reuse: Reuse { from: Some(from), .. }, .. }) => {
+                if let Some(forced) = &mut from.recover {
+                    forced.extend(["a0", "x1", "x2", "x3", "x4"].map(str::to_owned));
+                }
+            }
+            (Some(Defect::ForgetsForced), Request::Create { reuse: Reuse { from: Some(from), .. }, .. }) => {
+                if let Some(forced) = &mut from.recover {
+                    forced.clear();
+                }
             }
             (Some(Defect::TakesStaleReports), Request::Report { lease, .. }) => {
                 let newest = self.given.iter().rev().find(|g| g.lease.action == lease.action);
@@ -279,6 +308,9 @@ impl Fault {
             (Some(Defect::DropsAnEvent), Request::Report { .. } | Request::Lease { .. }) => {
                 self.write("DELETE FROM events WHERE pos = (SELECT max(pos) FROM events WHERE seq > 1)", &[]);
             }
+            (Some(Defect::ForgetsResults), Request::Report { progress: Progress::Succeeded, .. }) => {
+                self.with_database(|db| db.execute("DELETE FROM cache_entries", []));
+            }
             (Some(Defect::ForgetsAColumn), Request::Enqueue { .. } | Request::Create { .. }) => {
                 self.write("UPDATE actions SET ready_at = 1 WHERE ready_at IS NOT NULL", &[]);
             }
@@ -338,6 +370,21 @@ impl Fault {
                 let taken_along = details.aborted.as_ref().is_some_and(|why| why.contains("above it"));
                 if taken_along && !before.shown.phase.is_terminal() { before } else { details }
             }
+            Some(Defect::HitsNothing) => {
+                details.attempts.iter_mut().flat_map(|a| &mut a.source).for_each(|(_, attempt)| *attempt += 1);
+                details
+            }
+            Some(Defect::ComputesTwice) => {
+                let waits = |a: &SeenAttempt| a.phases.iter().any(|(p, _)| *p == Phase::WaitingForResources);
+                if details.shown.cache == DISABLED && details.attempts.iter().any(waits) {
+                    details.shown.cache = MISS;
+                }
+                details
+            }
+            Some(Defect::RecoversFromNowhere) => {
+                details.shown.recovered.iter_mut().for_each(|from| from.name.push('x'));
+                details
+            }
             Some(Defect::SwallowsErrors) => {
                 details.error = None;
                 details
@@ -357,6 +404,24 @@ impl Fault {
         }
         rows.iter_mut().for_each(|row| self.unpause(row));
         rows
+    }
+
+    /// What is seen of the runs that were made from one.
+    pub fn related(&self, rows: Vec<Shown>) -> Vec<Shown> {
+        if self.is(Defect::HidesRelations) { Vec::new() } else { rows }
+    }
+
+    /// After lookups: what the store does to itself.
+    pub fn looked_up(&self) {
+        if self.is(Defect::KeepsReservations) {
+            let sql = "UPDATE cache_reservations SET body = CAST(json_set(body, '$.owner', 'nobody') AS BLOB)";
+            self.with_database(|db| db.execute(sql, []));
+        }
+    }
+
+    /// Whether what vanishes is gone for the server too.
+    pub fn vanishes(&self) -> bool {
+        !self.is(Defect::TrustsPointers)
     }
 
     /// What is seen of a list in pages.

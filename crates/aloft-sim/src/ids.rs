@@ -74,6 +74,33 @@ pub struct RunLane {
     pub most: u8,
 }
 
+/// What a run says about the reuse of earlier work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reuse {
+    /// Whether cached results are computed again and replaced.
+    pub overwrite: bool,
+    /// Whether only results of the same domain stand in.
+    pub own_domain: bool,
+    /// The run that it is made from.
+    pub from: Option<Origin>,
+}
+
+/// The run that another is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The run.
+    pub run: RunId,
+    /// The actions that are computed again, if it is recovered; `None` if it is only run again.
+    pub recover: Option<Vec<String>>,
+}
+
+impl Origin {
+    /// `RelationType` number.
+    pub fn kind(&self) -> i32 {
+        if self.recover.is_some() { 2 } else { 1 }
+    }
+}
+
 /// A lease as its holder knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -100,6 +127,8 @@ pub enum Request {
         work: Work,
         /// Where it waits.
         lane: RunLane,
+        /// What of earlier work it reuses.
+        reuse: Reuse,
     },
     /// Add an action.
     Enqueue {

@@ -1,6 +1,10 @@
 //! An honest data plane in memory: values by their content, links that say where they point, no logs.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use aloft_core::{RunKey, Scope, TaskError, Time};
 use aloft_flyteidl2::flyteidl2::{
@@ -26,6 +30,14 @@ pub const BUCKET: &str = "s3://aloft-data";
 #[derive(Default)]
 pub struct MemoryPlane {
     objects: Mutex<HashMap<String, Bytes>>,
+    /// What vanished. Nothing is written there again: an output prefix belongs to one attempt.
+    vanished: Mutex<HashSet<String>>,
+    unreachable: AtomicBool,
+}
+
+/// The file of the outputs below `prefix`.
+fn outputs_file(prefix: &str) -> String {
+    format!("{prefix}/outputs.pb")
 }
 
 /// The prefix below which everything of a run lies.
@@ -34,6 +46,26 @@ pub fn run_base(org: &str, project: &str, domain: &str, run: &str) -> String {
 }
 
 impl MemoryPlane {
+    /// A task or a traced function writes its outputs below `prefix`.
+    pub fn write_outputs(&self, prefix: &str) {
+        let file = outputs_file(prefix);
+        if !self.vanished.lock().contains(&file) {
+            self.objects.lock().insert(file, Bytes::new());
+        }
+    }
+
+    /// The outputs below `prefix` vanish.
+    pub fn vanish(&self, prefix: &str) {
+        let file = outputs_file(prefix);
+        self.objects.lock().remove(&file);
+        self.vanished.lock().insert(file);
+    }
+
+    /// From now on the object store can be reached, or not.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.unreachable.store(!reachable, Ordering::SeqCst);
+    }
+
     /// The message at `uri`: an empty one for no URI, none for an object that does not exist.
     fn read<T: buffa::Message>(&self, uri: &str) -> Result<Option<T>, PlaneError> {
         if uri.is_empty() {
@@ -105,6 +137,9 @@ impl DataPlane for MemoryPlane {
     }
 
     async fn missing(&self, _scope: &Scope, uris: &[String]) -> Result<Vec<String>, PlaneError> {
+        if self.unreachable.load(Ordering::SeqCst) {
+            return Err(PlaneError::Unavailable("the object store cannot be reached".to_owned()));
+        }
         // The simulation's tasks name no bundle, and the empty image is the default one.
         let objects = self.objects.lock();
         Ok(uris.iter().filter(|uri| !uri.is_empty() && !objects.contains_key(*uri)).cloned().collect())

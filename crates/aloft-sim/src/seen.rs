@@ -35,6 +35,12 @@ pub struct Shown {
     pub kind: i32,
     /// The function it runs.
     pub function: String,
+    /// What caching did for it: `CatalogCacheStatus` number.
+    pub cache: i32,
+    /// Whose result it took over, if it was recovered.
+    pub recovered: Option<ActionId>,
+    /// The run that its run was made from, and how: `RelationType` number. Only on the root.
+    pub relation: Option<(RunId, i32)>,
 }
 
 /// An error as a view shows it.
@@ -63,6 +69,10 @@ pub struct SeenAttempt {
     pub output: String,
     /// What it was said to wait for.
     pub waits_for: Vec<String>,
+    /// What caching did: `CatalogCacheStatus` number.
+    pub cache: i32,
+    /// Whose result stands in: the action and the number of its attempt.
+    pub source: Option<(ActionId, u32)>,
 }
 
 /// Everything about an action.
@@ -170,6 +180,9 @@ impl Shown {
             group: metadata.group.clone(),
             kind: metadata.action_type.to_i32(),
             function: metadata.funtion_name.clone(),
+            cache: status.cache_status.to_i32(),
+            recovered: metadata.recovered_from.as_option().map(action_id),
+            relation: metadata.relation.as_option().map(|r| (run_id(&r.related_to), r.relation_type.to_i32())),
         })
     }
 }
@@ -187,6 +200,11 @@ impl SeenAttempt {
             error: attempt.error_info.as_option().map(error),
             output: attempt.outputs.output_uri.clone(),
             waits_for: waits_for.map(|event| event.message.clone()).collect(),
+            cache: attempt.cache_status.to_i32(),
+            source: attempt
+                .cache_metadata
+                .as_option()
+                .map(|m| (action_id(&m.source_action_attempt.action_id), m.source_action_attempt.attempt)),
         })
     }
 }

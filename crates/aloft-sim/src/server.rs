@@ -107,6 +107,11 @@ impl Server {
         &self.live.control
     }
 
+    /// Where the users' data lies.
+    pub fn plane(&self) -> &MemoryPlane {
+        &self.plane
+    }
+
     /// The store, to compare what it holds with what is served.
     pub fn store(&self) -> &Arc<SqliteStore> {
         &self.live.store

@@ -2,18 +2,20 @@
 
 use aloft_core::Time;
 use aloft_flyteidl2::flyteidl2::{
-    common::{ActionIdentifier, ActionPhase, ProjectIdentifier, RunIdentifier},
+    common::{ActionIdentifier, ActionPhase, ProjectIdentifier, Relation, RelationType, RunIdentifier},
     core::{
         self, Backoff, Container, Identifier, Literal, Primitive, RetryStrategy, Scalar, TaskMetadata, TaskTemplate,
         TimeoutStrategy, literal, primitive, scalar, task_template,
     },
-    task::{Inputs, NamedLiteral, OutputReferences, RunSpec, TaskSpec},
+    task::{CacheConfig, CacheLookupScope, Inputs, NamedLiteral, OutputReferences, Recover, RunSpec, TaskSpec},
     workflow::{TaskAction, TraceAction},
 };
-use buffa_types::google::protobuf::{Duration, Timestamp};
+use base64::Engine as _;
+use buffa_types::google::protobuf::{Duration, StringValue, Timestamp};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
-    ids::{ActionId, Place, RunId, RunLane, output_prefix},
+    ids::{ActionId, Place, Reuse, RunId, RunLane, output_prefix},
     model::{function, trace_times},
     step::{Kind, Policy, Work},
 };
@@ -69,6 +71,11 @@ fn metadata(policy: &Policy) -> TaskMetadata {
         retries: retries.into(),
         timeout: policy.max_runtime.map(length).into(),
         timeouts: timeouts.into(),
+        discoverable: policy.cache.is_some(),
+        // The SDK says a version in any case.
+        discovery_version: policy.cache.as_ref().map_or_else(|| "0".to_owned(), |c| c.version.to_string()),
+        cache_serializable: policy.cache.as_ref().is_some_and(|c| c.serialize),
+        cache_max_age: policy.cache.as_ref().and_then(|c| c.max_age).map(length).into(),
         ..Default::default()
     }
 }
@@ -94,11 +101,6 @@ pub fn task_spec(work: &Work) -> TaskSpec {
     TaskSpec { task_template: template.into(), short_name, ..Default::default() }
 }
 
-/// What a run declares.
-pub fn run_spec(lane: &RunLane) -> RunSpec {
-    RunSpec { queue: lane.queue.clone(), max_action_concurrency: lane.most.into(), ..Default::default() }
-}
-
 /// How long the tasks that sleep do so, in seconds, by their input: not at all, a moment, for good.
 const SLEEPS: [f64; 3] = [0.0, 0.03, 3600.0];
 
@@ -115,9 +117,45 @@ pub fn inputs(input: u8) -> Inputs {
     Inputs { literals: vec![named("duration", sleep), named("text", text)], ..Default::default() }
 }
 
-/// The task of an enqueue.
-pub fn task_action(work: &Work, queue: &str) -> TaskAction {
-    TaskAction { spec: task_spec(work).into(), queue: queue.to_owned(), ..Default::default() }
+/// The task of an enqueue whose inputs have this hash. What identical work shares is computed as the SDK does it; these
+/// tasks have no interface.
+pub fn task_action(work: &Work, inputs_hash: &str, queue: &str) -> TaskAction {
+    let spec = task_spec(work);
+    let name = &spec.task_template.id.name;
+    let key = work.policy.cache.as_ref().map(|cache| {
+        let key = Sha256::digest(format!("{inputs_hash}{name}{}", cache.version));
+        StringValue { value: base64::engine::general_purpose::STANDARD.encode(key), ..Default::default() }
+    });
+    TaskAction { spec: spec.into(), cache_key: key.into(), queue: queue.to_owned(), ..Default::default() }
+}
+
+/// What a run says beside its task.
+pub fn run_spec(lane: &RunLane, reuse: &Reuse) -> RunSpec {
+    let scope = match reuse.own_domain {
+        true => CacheLookupScope::CACHE_LOOKUP_SCOPE_PROJECT_DOMAIN,
+        false => CacheLookupScope::CACHE_LOOKUP_SCOPE_GLOBAL,
+    };
+    let cache_config =
+        CacheConfig { overwrite_cache: reuse.overwrite, cache_lookup_scope: scope.into(), ..Default::default() };
+    let relation = reuse.from.as_ref().map(|from| Relation {
+        related_to: run_id(&from.run).into(),
+        relation_type: match from.recover {
+            Some(_) => RelationType::RELATION_TYPE_RECOVER,
+            None => RelationType::RELATION_TYPE_RERUN,
+        }
+        .into(),
+        ..Default::default()
+    });
+    let forced = reuse.from.as_ref().and_then(|from| from.recover.clone());
+    let recover = forced.map(|force_rerun_actions| Recover { force_rerun_actions, ..Default::default() });
+    RunSpec {
+        queue: lane.queue.clone(),
+        max_action_concurrency: lane.most.into(),
+        cache_config: cache_config.into(),
+        relation: relation.into(),
+        recover: recover.into(),
+        ..Default::default()
+    }
 }
 
 /// The trace of an enqueue.

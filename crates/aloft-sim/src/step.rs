@@ -33,6 +33,13 @@ pub enum Step {
     Watch(Watch),
     /// A worker starts anew and asks what it holds.
     Reclaim(u8),
+    /// The cache lookups that are due are decided, while the object store can be reached or not.
+    LookUp {
+        /// Whether it can.
+        reachable: bool,
+    },
+    /// What an action wrote vanishes from the object store. Which of all that wrote something; 0 is the newest.
+    Vanish(u8),
 }
 
 /// What clients and workers ask.
@@ -49,6 +56,9 @@ pub enum Command {
         /// Where it waits.
         #[serde(default)]
         lane: Lane,
+        /// What of earlier work it reuses.
+        #[serde(default, skip_serializing_if = "Reuse::is_default")]
+        reuse: Reuse,
     },
     /// Add an action to a run.
     Enqueue {
@@ -160,6 +170,51 @@ pub struct Policy {
     /// Longest life of the action.
     #[serde(default)]
     pub deadline: Option<u16>,
+    /// How its result is cached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Caching>,
+}
+
+/// What a task declares about its results.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caching {
+    /// Which version of the task's results.
+    pub version: u8,
+    /// Whether one of several identical actions computes at a time.
+    #[serde(default)]
+    pub serialize: bool,
+    /// How old a result may be, in milliseconds.
+    #[serde(default)]
+    pub max_age: Option<u16>,
+}
+
+/// What a run says about the reuse of earlier work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reuse {
+    /// Whether cached results are computed again and replaced.
+    pub overwrite: bool,
+    /// Whether only results of the same domain stand in.
+    pub own_domain: bool,
+    /// The run that it is made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
+}
+
+impl Reuse {
+    /// Whether nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The run that another is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Which run.
+    pub run: u8,
+    /// The names of the actions that are computed again, if it is recovered; `None` if it is only run again.
+    pub recover: Option<Vec<u8>>,
 }
 
 /// The pause between user retries.

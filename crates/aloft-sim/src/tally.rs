@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{
     ids::Request,
+    model::{DISABLED, HIT, MISS},
     rules::answers::{Answer, Reply},
     seen::Details,
 };
@@ -39,6 +40,17 @@ impl Tally {
         self.count(format!("{kind}: {how}"));
     }
 
+    /// Counts an action that was looked up in the cache by what came of it.
+    pub fn looked_up(&mut self, details: &Details) {
+        let what = match details.shown.cache {
+            DISABLED => "waits",
+            MISS => "miss",
+            HIT => "hit",
+            _ => "skipped or failed",
+        };
+        self.count(format!("looked up: {what}"));
+    }
+
     /// Counts an action by its end.
     pub fn ended(&mut self, details: &Details) {
         self.count(format!("ended: {}", details.shown.phase.words()));
@@ -47,6 +59,9 @@ impl Tally {
         }
         if details.signal.is_some() {
             self.count("ended: signalled");
+        }
+        if details.shown.cache == HIT {
+            self.count("ended: cache hit");
         }
         if let Some(error) = &details.error {
             self.count(format!("error: {}", error.code));

@@ -62,6 +62,15 @@ const EXPECTED: &[(Defect, &str)] = &[
     (Defect::MumblesWhatIsHeld, "rule_9_what_is_held_back_says_by_what"),
     (Defect::HoldsBackTheFree, "rule_9_nothing_else_is_shown_as_held_back"),
     (Defect::MiscountsQueues, "rule_1_a_queue_says_what_it_holds"),
+    (Defect::HitsNothing, "rule_2_a_hit_is_of_what_succeeded_before"),
+    (Defect::ComputesTwice, "rule_2_identical_work_is_computed_once"),
+    (Defect::ForgetsResults, "rule_2_a_cached_result_stands_in"),
+    (Defect::KeepsReservations, "rule_2_who_waits_waits_for_somebody"),
+    (Defect::TrustsPointers, "rule_2_only_what_is_cached_stands_in"),
+    (Defect::RecoversFromNowhere, "rule_2_what_is_recovered_had_succeeded"),
+    (Defect::RecoversNothing, "rule_2_what_succeeded_is_recovered"),
+    (Defect::ForgetsForced, "rule_2_forced_actions_run_again"),
+    (Defect::HidesRelations, "rule_1_relations_are_seen_both_ways"),
 ];
 
 /// How a defect was noticed instead, if its rule was not broken.

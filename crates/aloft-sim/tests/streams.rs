@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::poll_fn, pin::pin, task::Poll, time::Du
 use aloft_core::Time;
 use aloft_sim::{
     client::{Client, Watched},
-    ids::{Name, Place, Request, RunLane},
+    ids::{Name, Place, Request, Reuse, RunLane},
     rules::{
         Check,
         answers::{Answer, Reply},
@@ -24,7 +24,7 @@ async fn overtaken(client: &Client, number: u8, depth: usize) -> Check<BTreeSet<
     let work = Work { task: 0, input: 0, policy: Policy::default() };
     let place = Place { project: "streams".to_owned(), domain: "development".to_owned() };
     let name = Name::Given(format!("run{number}"));
-    let create = Request::Create { place, name, work: work.clone(), lane: RunLane::default() };
+    let create = Request::Create { place, name, work: work.clone(), lane: RunLane::default(), reuse: Reuse::default() };
     let Answer::Done(Reply::Run(root)) = client.ask(&create).await? else { return Ok(BTreeSet::new()) };
     let run = root.id.run.clone();
     let watched = Watched::Actions(run.clone());

@@ -30,18 +30,18 @@ fn written(json: serde_json::Result<Vec<u8>>) -> Written<Vec<u8>> {
     json.map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
 }
 
-pub(crate) fn entry(db: &Connection, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError> {
+pub(crate) fn entries(db: &Connection, scope: &Scope, plan: &CachePlan) -> Result<Vec<CacheEntry>, StoreError> {
     let sql = "SELECT body FROM cache_entries WHERE org = ?1 AND project = ?2 AND key = ?3 AND (domain = ?4 OR ?5)
-               ORDER BY domain = ?4 DESC, updated_at DESC LIMIT 1";
+               ORDER BY domain = ?4 DESC, updated_at DESC";
     let any = plan.scope == CacheScope::Global;
-    let body: Option<Vec<u8>> = db
+    let bodies: Vec<Vec<u8>> = db
         .prepare_cached(sql)
         .and_then(|mut s| {
             let key = params![scope.org, scope.project, plan.key, scope.domain, any];
-            s.query_row(key, |row| row.get(0)).optional()
+            s.query_map(key, |row| row.get(0))?.collect()
         })
         .map_err(from_sqlite)?;
-    body.map(|b| serde_json::from_slice(&b).map_err(|e| error::corrupt("a cache entry", e))).transpose()
+    bodies.iter().map(|b| serde_json::from_slice(b).map_err(|e| error::corrupt("a cache entry", e))).collect()
 }
 
 pub(crate) fn holder(db: &Connection, place: &Place) -> Result<Option<Reservation>, StoreError> {

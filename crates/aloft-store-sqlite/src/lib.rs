@@ -338,9 +338,9 @@ impl Store for SqliteStore {
         self.read(move |db| read::calls_due(db, limit)).await
     }
 
-    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError> {
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Vec<CacheEntry>, StoreError> {
         let (scope, plan) = (scope.clone(), plan.clone());
-        self.read(move |db| cache::entry(db, &scope, &plan)).await
+        self.read(move |db| cache::entries(db, &scope, &plan)).await
     }
 
     async fn put_cached(

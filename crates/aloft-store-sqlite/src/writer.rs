@@ -183,9 +183,9 @@ impl View for Loaded<'_> {
         let me = Reservation::owner_of(self.run, &state.name);
         let Some(plan) = state.pending_lookup() else { return CacheView { me, ..CacheView::default() } };
         self.read(|tx| {
-            let entry = cache::entry(tx, &self.run.scope, plan)?;
+            let entries = cache::entries(tx, &self.run.scope, plan)?;
             let holder = cache::holder(tx, &cache::place(&self.run.scope, plan))?;
-            Ok(CacheView { entry, holder, me })
+            Ok(CacheView { entries, holder, me })
         })
     }
 

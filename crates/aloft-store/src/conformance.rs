@@ -386,15 +386,27 @@ async fn results_are_cached_and_computed_once(store: Handle) {
     // From another domain of the project only where the scope says so.
     let plan = |scope| CachePlan { key: "k".into(), scope, ..CachePlan::default() };
     let elsewhere = Scope::new("local", "p", "production").unwrap();
-    assert!(store.cached(&elsewhere, &plan(CacheScope::Global)).await.unwrap().is_some());
-    assert!(store.cached(&elsewhere, &plan(CacheScope::ProjectDomain)).await.unwrap().is_none());
+    assert_eq!(store.cached(&elsewhere, &plan(CacheScope::Global)).await.unwrap().len(), 1);
+    assert!(store.cached(&elsewhere, &plan(CacheScope::ProjectDomain)).await.unwrap().is_empty());
     let stranger = Scope::new("local", "q", "development").unwrap();
-    assert!(store.cached(&stranger, &plan(CacheScope::Global)).await.unwrap().is_none());
+    assert!(store.cached(&stranger, &plan(CacheScope::Global)).await.unwrap().is_empty());
 
     // A result that is gone is forgotten, unless it was replaced meanwhile.
     assert!(!store.drop_cached(&run.scope, "k", "s3://b/other").await.unwrap());
+    let own = CacheEntry {
+        outputs: OutputRefs { output_uri: "s3://b/own".into(), ..OutputRefs::default() },
+        source: None,
+        metadata: Vec::new(),
+        created_at: Time::default(),
+        updated_at: Time::default(),
+    };
+    assert!(store.put_cached(&elsewhere, "k", own, false).await.unwrap());
+    let found = store.cached(&elsewhere, &plan(CacheScope::Global)).await.unwrap();
+    let found: Vec<_> = found.iter().map(|e| e.outputs.output_uri.as_str()).collect();
+    assert_eq!(found, ["s3://b/own", "s3://b/r/x1/1"], "the own domain's first, however old");
+    assert!(store.drop_cached(&elsewhere, "k", "s3://b/own").await.unwrap());
     assert!(store.drop_cached(&run.scope, "k", "s3://b/r/x1/1").await.unwrap());
-    assert!(store.cached(&run.scope, &plan(CacheScope::Global)).await.unwrap().is_none());
+    assert!(store.cached(&run.scope, &plan(CacheScope::Global)).await.unwrap().is_empty());
 }
 
 async fn reservations_from_outside_lapse(store: Handle) {

@@ -240,8 +240,8 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` conditions that ask for a call which nobody has made, oldest first.
     async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError>;
 
-    /// The entry that work of `scope` with this plan may use, fresh or not.
-    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError>;
+    /// The entries that work of `scope` with this plan may use, fresh or not: its own domain's first, then the newest.
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Vec<CacheEntry>, StoreError>;
 
     /// Caches a result under `key` in `scope`; `false` if there is one already and `overwrite` does not hold.
     async fn put_cached(

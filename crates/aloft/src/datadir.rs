@@ -2,9 +2,10 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -43,16 +44,14 @@ impl DataDir {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(trouble)?;
         let path = path.canonicalize().map_err(trouble)?;
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join("lock"));
-        let lock = Flock::lock(file.map_err(trouble)?, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
+        let lock = lock(file.map_err(trouble)?).map_err(|pid| {
             Exit::new(
                 Kind::Locked,
                 format!(
                     "the data directory {} is used by another aloft (process {}); stop that one, or choose another \
                      directory with --data-dir",
                     path.display(),
-                    if pid.trim().is_empty() { "unknown" } else { pid.trim() }
+                    if pid.is_empty() { "unknown" } else { &pid }
                 ),
             )
         })?;
@@ -128,5 +127,27 @@ pub(crate) fn on_disk(what: &str, error: &io::Error) -> Exit {
             format!("{what}: permission denied; choose a directory of your own with --data-dir"),
         ),
         _ => Exit::new(Kind::DataDir, format!("{what}: {error}; choose another directory with --data-dir")),
+    }
+}
+
+/// How long what is left of a process that was killed may hold its lock: a child that it was just starting.
+const LEFT_OVER: Duration = Duration::from_secs(5);
+
+/// Locks a file, or says which process holds it.
+fn lock(mut file: File) -> Result<Flock<File>, String> {
+    let begun = Instant::now();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, _)) => file,
+        };
+        let mut pid = String::new();
+        let _ = file.rewind().and_then(|()| file.read_to_string(&mut pid));
+        let pid = pid.trim().to_owned();
+        let lives = pid.is_empty() || Path::new("/proc").join(&pid).exists();
+        if lives || begun.elapsed() > LEFT_OVER {
+            return Err(pid);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -69,7 +69,7 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
     check_work(&request)?;
     let record = run::find_record(control, &run).await?;
     let (seed, blobs) = match request.work {
-        Work::Task(task) => task_seed(control, &record, &request, task).await?,
+        Work::Task(task) => task_seed(control, &record, &action, &request, task).await?,
         Work::Trace(trace) => trace_seed(control, &record, &action, &request, trace).await?,
         Work::Condition(condition) => {
             let (seed, blob) = condition::seed(condition)?;
@@ -106,6 +106,7 @@ fn not_owned(field: &str, uri: &str, run: &RunKey) -> ConnectError {
 async fn task_seed(
     control: &Control,
     run: &RunRecord,
+    action: &ActionName,
     request: &Enqueue<'_>,
     task: &TaskAction,
 ) -> Answer<(Seed, Vec<Blob>)> {
@@ -128,7 +129,10 @@ async fn task_seed(
         input_uri: run::inputs_file(request.input_uri),
         run_output_base: base,
         // Not cached without a key: it takes the inputs' hash, which only the parent knows.
-        cache: spec.cache.filter(|_| !cache_key.is_empty()).map(|cached| run::cache_plan(&run.info, cached, cache_key)),
+        cache: spec
+            .cache
+            .filter(|_| !cache_key.is_empty())
+            .map(|cached| run::cache_plan(&run.info, action, cached, cache_key)),
         queue: run::queue(&task.queue, &run.info.queue)?,
         asks: spec.asks,
     };

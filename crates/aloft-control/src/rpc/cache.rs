@@ -55,7 +55,8 @@ fn missing(key: &str) -> ConnectError {
 async fn get_in(control: &Control, scope: &Scope, request: &GetCacheRequest) -> Answer<GetCacheResponse> {
     let key = checked("key", &request.key)?;
     let plan = CachePlan { key: key.to_owned(), scope: CacheScope::ProjectDomain, ..CachePlan::default() };
-    let entry = control.store().cached(scope, &plan).await.map_err(wire)?.ok_or_else(|| missing(key))?;
+    let entries = control.store().cached(scope, &plan).await.map_err(wire)?;
+    let entry = entries.into_iter().next().ok_or_else(|| missing(key))?;
     let mut metadata = Metadata::decode_from_slice(&entry.metadata).unwrap_or_default();
     metadata.created_at = convert::timestamp(entry.created_at).into();
     metadata.last_updated_at = convert::timestamp(entry.updated_at).into();
@@ -107,8 +108,8 @@ async fn overwrites(control: &Control, scope: &Scope, key: &str, wanted: Option<
     let Some(max_age) = wanted.max_age.as_option() else { return Ok(false) };
     let max_age = convert::checked_millis("overwrite.max_age", max_age)?;
     let plan = CachePlan { key: key.to_owned(), scope: CacheScope::ProjectDomain, ..CachePlan::default() };
-    let entry = control.store().cached(scope, &plan).await.map_err(wire)?;
-    Ok(max_age > 0 && entry.is_some_and(|e| !e.is_fresh(Some(max_age), control.now())))
+    let entries = control.store().cached(scope, &plan).await.map_err(wire)?;
+    Ok(max_age > 0 && entries.first().is_some_and(|e| !e.is_fresh(Some(max_age), control.now())))
 }
 
 async fn delete_in(control: &Control, scope: &Scope, request: &DeleteCacheRequest) -> Answer<DeleteCacheResponse> {

@@ -533,8 +533,8 @@ fn relation(relation: &aloft_core::Relation) -> Relation {
 }
 
 /// What caching did, in the wire's words. A lookup that is to come is a miss so far only for who computes.
-fn cache_status(state: &ActionState) -> CatalogCacheStatus {
-    match state.cache.status {
+fn cache_status(status: CacheStatus) -> CatalogCacheStatus {
+    match status {
         CacheStatus::Disabled => CatalogCacheStatus::CACHE_DISABLED,
         CacheStatus::Miss => CatalogCacheStatus::CACHE_MISS,
         CacheStatus::Hit => CatalogCacheStatus::CACHE_HIT,
@@ -571,7 +571,7 @@ pub(super) fn status(state: &ActionState) -> ActionStatus {
         start_time: timestamp(state.created_at).into(),
         end_time: state.ended_at.map(timestamp).into(),
         attempts: u32::try_from(state.attempts.len()).unwrap_or(u32::MAX),
-        cache_status: cache_status(state).into(),
+        cache_status: cache_status(state.cache.status).into(),
         duration_ms: state
             .ended_at
             .map(|end| u64::try_from(end.since(state.created_at).as_millis()).unwrap_or(u64::MAX)),
@@ -607,6 +607,9 @@ fn attempt(
         end_time: end.or(attempt.ended_at.filter(|_| t.phase.is_terminal())).map(timestamp).into(),
         ..Default::default()
     });
+    // Only the last attempt can have a result to cache; what was told of those before it stays.
+    let last = state.current().is_some_and(|a| a.number == attempt.number);
+    let status = state.cache.looked.filter(|_| !last).unwrap_or(state.cache.status);
     let page = format!("{}?i={}&attempt={}", control.run_url(&run.key), state.name, attempt.number);
     let has_log = has_log(state, attempt);
     let logs = TaskLog { uri: page, name: "Logs".to_owned(), ready: has_log, ..Default::default() };
@@ -628,7 +631,7 @@ fn attempt(
         cluster_events: super::watch::cluster_events_of(state, attempt),
         phase_transitions: transitions.collect(),
         cluster: control.settings().cluster.clone(),
-        cache_status: cache_status(state).into(),
+        cache_status: cache_status(status).into(),
         cache_metadata: cache_source(state).into(),
         ..Default::default()
     }

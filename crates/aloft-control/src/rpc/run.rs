@@ -126,14 +126,15 @@ fn cache_scope(spec: &RunSpec) -> CacheScope {
     }
 }
 
-/// How an action of a run with this `info` is cached.
-pub(super) fn cache_plan(info: &RunInfo, cached: convert::Cached, key: String) -> CachePlan {
+/// How the action `name` of a run with this `info` is cached. What is to be computed again is not found in the cache either:
+/// there lies the very result that is not wanted.
+pub(super) fn cache_plan(info: &RunInfo, name: &ActionName, cached: convert::Cached, key: String) -> CachePlan {
     CachePlan {
         key,
         scope: info.cache_scope,
         serialize: cached.serialize,
         max_age_ms: cached.max_age_ms,
-        overwrite: info.overwrite_cache,
+        overwrite: info.overwrite_cache || info.forces(name),
     }
 }
 
@@ -312,7 +313,10 @@ fn root_seed(run_output_base: String, spec: Spec, inputs: StoredInputs, info: &R
         input_uri: inputs.uri,
         run_output_base,
         // Without a hash nothing is known of the inputs, so nothing can be identical.
-        cache: spec.cache.filter(|_| !inputs.hash.is_empty()).map(|cached| cache_plan(info, cached, key)),
+        cache: spec
+            .cache
+            .filter(|_| !inputs.hash.is_empty())
+            .map(|cached| cache_plan(info, &ActionName::root(), cached, key)),
         queue: info.queue.clone(),
         asks: spec.asks,
     })

@@ -8,7 +8,7 @@ pub(super) fn look_up(view: &dyn View, name: &ActionName, seen: &Seen, now: Time
     check_live(view, state)?;
     let Some(plan) = state.pending_lookup() else { return Ok(Decision::unchanged()) };
     let cache = view.cache(state);
-    let usable = cache.entry.filter(|e| !plan.overwrite && e.is_fresh(plan.max_age_ms, now));
+    let usable = cache.entries.into_iter().find(|e| !plan.overwrite && e.is_fresh(plan.max_age_ms, now));
     let status = match (usable, seen) {
         (Some(entry), Seen::Data { output_uri }) if entry.outputs.output_uri == *output_uri => {
             return Ok(Decision::one(Event::CacheHit {

@@ -5,7 +5,7 @@ use proptest::{collection::vec, option, prelude::*};
 use super::{work, worker};
 use crate::{
     lanes::{Change, Lane, QueueSpec},
-    step::{Command, Kind, NOBODY, Naming, Step, Work},
+    step::{Command, Kind, NOBODY, Naming, Reuse, Step, Work},
 };
 
 /// Most runs name no queue and no limit.
@@ -43,6 +43,7 @@ pub(super) fn queued() -> impl Strategy<Value = Vec<Step>> {
         name: Naming::Named(n),
         work,
         lane: Lane { queue: Some(0), most },
+        reuse: Reuse::default(),
     };
     let root =
         move |n: u8| (work(), prop_oneof![4 => Just(0u8), 1 => Just(1)]).prop_map(move |(w, most)| named(n, w, most));
@@ -61,7 +62,13 @@ pub(super) fn queued() -> impl Strategy<Value = Vec<Step>> {
     let late = (shut, work(), any::<bool>(), 1u8..5).prop_map(move |(change, work, below, action)| {
         let late = match below {
             true => Command::Enqueue { run: 1, action, parent: 0, kind: Kind::Task(work), old: false, queue: Some(0) },
-            false => Command::Create { place: 1, name: Naming::Named(0), work, lane: Lane { queue: Some(0), most: 0 } },
+            false => Command::Create {
+                place: 1,
+                name: Naming::Named(0),
+                work,
+                lane: Lane { queue: Some(0), most: 0 },
+                reuse: Reuse::default(),
+            },
         };
         vec![Command::Queue { queue: 0, change }, late]
     });

@@ -2,7 +2,7 @@
 
 use aloft_core::{Phase, Time};
 
-use super::Run;
+use super::{Cached, Recovered, Run};
 use crate::{
     rules::views::rank,
     signal::Value,
@@ -36,6 +36,10 @@ pub struct Action {
     pub failures: u32,
     /// How many were lost.
     pub losses: u32,
+    /// How its result is cached, if its task declares that.
+    pub cache: Option<Cached>,
+    /// Whose result it took over.
+    pub recovered: Option<Recovered>,
     /// How it ended.
     pub end: Option<End>,
     /// Whether its own record says how it ended. No view shows a difference.
@@ -162,14 +166,16 @@ impl Action {
 
     /// Whether its current attempt can be handed out at `at`.
     pub fn waits(&self, at: Time) -> bool {
-        let ready = |a: &Attempt| rank(a.phase()) <= 1 && a.holder.is_none() && a.ready <= at;
-        self.end.is_none() && self.attempts.last().is_some_and(ready)
+        // Who waited for another's result says so for ever.
+        let waits = |phase| matches!(phase, Phase::Queued | Phase::WaitingForResources);
+        let ready = |a: &Attempt| waits(a.phase()) && a.holder.is_none() && a.ready <= at;
+        self.end.is_none() && !self.looks() && self.attempts.last().is_some_and(ready)
     }
 
     /// Whether the record, which has not followed the end above it yet, looks as if it waited.
     pub fn looks_ready(&self, at: Time) -> bool {
         let before = |a: &Attempt| a.holder.is_none() && a.ready <= at;
-        !self.settled && self.end.is_some() && self.attempts.last().is_some_and(before)
+        !self.settled && self.end.is_some() && !self.looks() && self.attempts.last().is_some_and(before)
     }
 
     /// The attempt moves on; `false` if it is there already.

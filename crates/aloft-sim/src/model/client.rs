@@ -2,10 +2,10 @@
 
 use aloft_core::{Phase, ROOT_ACTION, Time};
 
-use super::{Action, Attempt, End, Life, Model, Run, Why};
+use super::{Action, Attempt, Cached, End, Life, Model, Run, Why};
 use crate::{
     draw::Hands,
-    ids::{ActionId, Name, Place, RunId, RunLane},
+    ids::{ActionId, Name, Place, Reuse, RunId, RunLane},
     rules::{
         Check,
         answers::{self, Answer},
@@ -45,13 +45,15 @@ impl Model {
         &self,
         place: &Place,
         name: &Name,
-        work: &Work,
-        lane: &RunLane,
+        (work, lane, reuse): (&Work, &RunLane, &Reuse),
         answer: &Answer,
         at: Time,
     ) -> Check<Vec<Model>> {
         if !self.places.contains(place) {
             answers::rule_9_what_is_missing_is_named(answer, &place.project)?;
+            return self.unchanged();
+        }
+        if !self.can_be_made_from(place, reuse.from.as_ref(), answer)? {
             return self.unchanged();
         }
         let known = match name {
@@ -67,14 +69,18 @@ impl Model {
             }
             return self.unchanged();
         }
-        if self.turned_away(&Self::resolved("", &lane.queue), None, None, answer)? {
+        // What the server names itself has no run yet either.
+        let new = known.unwrap_or_else(|| RunId { place: place.clone(), name: String::new() });
+        let root = (ROOT_ACTION, &Kind::Task(work.clone()));
+        let free = self.needs_no_room(&new, reuse.from.as_ref(), root, at);
+        if self.turned_away(free, &Self::resolved("", &lane.queue), None, answer)? {
             return self.unchanged();
         }
         let Some(shown) = answers::rule_3_a_create_answers_its_run(answer)? else {
             // Without its name nothing can be said of it; whoever asked asks again and is told.
             let Name::Given(name) = name else { return self.unchanged() };
             let id = RunId { place: place.clone(), name: name.clone() };
-            return Ok(self.changed(false, |m| m.add_run(&id, work, lane, at)));
+            return Ok(self.changed(false, |m| m.add_run(&id, work, (lane, reuse), at)));
         };
         let id = shown.id.run.clone();
         answers::rule_4_a_new_request_is_a_new_run(self.runs.contains_key(&id), &id)?;
@@ -83,15 +89,15 @@ impl Model {
         if let Name::ForRequest(request) = name {
             after.requests.insert((place.clone(), request.clone()), id.clone());
         }
-        after.add_run(&id, work, lane, at);
+        after.add_run(&id, work, (lane, reuse), at);
         after.observe_shown(shown)?;
         Ok(vec![after])
     }
 
-    fn add_run(&mut self, id: &RunId, work: &Work, lane: &RunLane, at: Time) {
+    fn add_run(&mut self, id: &RunId, work: &Work, (lane, reuse): (&RunLane, &Reuse), at: Time) {
         let order = self.number();
         let (queue, most) = (lane.queue.clone(), Some(lane.most).filter(|most| *most > 0));
-        let run = Run { order, work: work.clone(), queue, most, actions: [].into() };
+        let run = Run { order, work: work.clone(), queue, most, reuse: reuse.clone(), actions: [].into() };
         self.runs.insert(id.clone(), run);
         let root = NewAction { name: ROOT_ACTION, parent: None, group: "", queue: "" };
         self.add_action(id, &root, &Kind::Task(work.clone()), at);
@@ -102,9 +108,12 @@ impl Model {
         self.made
     }
 
-    fn add_action(&mut self, run: &RunId, new: &NewAction<'_>, kind: &Kind, at: Time) {
+    fn add_action(&mut self, id: &RunId, new: &NewAction<'_>, kind: &Kind, at: Time) {
         let order = self.number();
-        let queue = self.queue_for(kind, run, new.queue);
+        let queue = self.queue_for(kind, id, new.queue);
+        let Some(run) = self.runs.get(id) else { return };
+        let taken = self.taken(id, run.reuse.from.as_ref(), new.name, kind, at);
+        let cache = Cached::new(&id.place, kind, &run.reuse, run.forces(new.name));
         let (attempts, end) = match kind {
             Kind::Task(_) => (vec![Attempt::queued(1, at, at)], None),
             Kind::Condition(_) => (Vec::new(), None),
@@ -115,7 +124,7 @@ impl Model {
             }
         };
         let created = if matches!(kind, Kind::Trace { .. }) { trace_times().0 } else { at };
-        let action = Action {
+        let mut action = Action {
             order,
             parent: new.parent.map(str::to_owned),
             group: new.group.to_owned(),
@@ -125,11 +134,21 @@ impl Model {
             attempts,
             failures: 0,
             losses: 0,
+            cache,
+            recovered: None,
             end,
             settled: true,
         };
-        if let Some(run) = self.runs.get_mut(run) {
-            run.actions.insert(new.name.to_owned(), action);
+        if let Some(result) = taken.result {
+            action.become_recovered(result, at);
+        }
+        let mut made = vec![(new.name.to_owned(), action)];
+        for (trace, mut action) in taken.traces {
+            action.order = self.number();
+            made.push((trace, action));
+        }
+        if let Some(run) = self.runs.get_mut(id) {
+            run.actions.extend(made);
         }
     }
 
@@ -173,8 +192,9 @@ impl Model {
             }
             (Life::Live | Life::Unknown, _) => {
                 let queue = self.queue_for(kind, &action.run, how.queue);
+                let free = self.needs_no_room(&action.run, run.reuse.from.as_ref(), (how.name, kind), at);
                 if let Some(queue) = queue
-                    && self.turned_away(&queue, Some(&action.run), Some(parent), answer)?
+                    && self.turned_away(free, &queue, Some((&action.run, parent)), answer)?
                 {
                     return self.unchanged();
                 }

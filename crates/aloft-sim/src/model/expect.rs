@@ -2,10 +2,10 @@
 
 use aloft_core::{Phase, Time};
 
-use super::{Action, Model, Run, Why, client::trace_times};
+use super::{Action, Cached, DISABLED, Looked, Model, Run, Why, client::trace_times};
 use crate::{
     ids::{ActionId, RAISED, output_prefix},
-    rules::{Check, durable, signals, views},
+    rules::{Check, durable, reuse, signals, views},
     seen::{Details, SeenAttempt, Shown},
     step::Kind,
 };
@@ -47,11 +47,15 @@ impl Model {
     /// # Errors
     /// What is shown and not believed.
     pub fn observe_shown(&mut self, shown: &Shown) -> Check {
-        let (_, action) = self.action(&shown.id)?;
+        let (run, action) = self.action(&shown.id)?;
         if action.is_condition() {
             let signalled = action.end.as_ref().is_some_and(|end| matches!(end.why, Why::Signalled(_)));
-            signals::rule_5_nothing_but_a_signal_succeeds_a_condition(shown, signalled)?;
+            signals::rule_5_nothing_but_a_signal_succeeds_a_condition(shown, signalled, action.recovered.is_some())?;
         }
+        let root = action.parent.is_none();
+        let relation = run.reuse.from.as_ref().filter(|_| root).map(|from| (from.run.clone(), from.kind()));
+        durable::rule_3_views_show_what_was_done(&shown.id, &shown.relation, &relation)?;
+        reuse::rule_2_forced_actions_run_again(shown, run.forces(&shown.id.name))?;
         let certain = (
             action.parent.clone().unwrap_or_default(),
             action.group.clone(),
@@ -63,6 +67,13 @@ impl Model {
         if self.moves_by_itself(&action.kind) {
             return self.learn(shown);
         }
+        let source = run.reuse.from.as_ref().filter(|from| from.recover.is_some()).map(|from| &from.run);
+        reuse::rule_2_what_is_recovered_had_succeeded(shown, source, |id| self.achieved(id))?;
+        let recovered = action.recovered.as_ref().map(|r| &r.from);
+        reuse::rule_2_what_succeeded_is_recovered(shown, recovered)?;
+        durable::rule_3_views_show_what_was_done(&shown.id, &shown.recovered.as_ref(), &recovered)?;
+        let cache = action.cache.as_ref().map_or(DISABLED, Cached::status);
+        durable::rule_3_views_show_what_was_done(&shown.id, &shown.cache, &cache)?;
         let end = action.end.as_ref().and_then(|e| e.at);
         let done =
             (action.phase(), action.created, end, action.attempts.len(), end.map(|at| millis(action.created, at)));
@@ -97,6 +108,10 @@ impl Model {
     /// What is shown and not believed.
     pub fn observe(&mut self, details: &Details) -> Check {
         self.observe_shown(&details.shown)?;
+        reuse::rule_1_the_cache_status_agrees(details)?;
+        if !self.theirs() {
+            reuse::rule_2_a_hit_is_of_what_succeeded_before(details, |id, attempt| self.computed(id, attempt))?;
+        }
         let (_, action) = self.action(&details.shown.id)?;
         observe_condition(action, details)?;
         if self.moves_by_itself(&action.kind) {
@@ -130,11 +145,7 @@ fn observe_condition(action: &Action, details: &Details) -> Check {
         Kind::Task(_) | Kind::Trace { .. } => None,
     };
     durable::rule_3_views_show_what_was_done(&details.shown.id, &details.condition, &declared)?;
-    let told = match action.end.as_ref().map(|e| &e.why) {
-        Some(Why::Signalled(value)) => Some(*value),
-        _ => None,
-    };
-    signals::rule_3_a_signal_is_shown_with_its_value(details, told)?;
+    signals::rule_3_a_signal_is_shown_with_its_value(details, action.value())?;
     signals::rule_9_a_signal_says_who_gave_it(details)
 }
 
@@ -142,16 +153,30 @@ fn observe_attempts(action: &Action, details: &Details) -> Check {
     let id = &details.shown.id;
     if let Kind::Trace { failed, .. } = action.kind {
         // A trace ran once, in its parent's process.
-        let phase = if failed { Phase::Failed } else { Phase::Succeeded };
+        let phase = match &action.recovered {
+            Some(_) => Phase::Recovered,
+            None if failed => Phase::Failed,
+            None => Phase::Succeeded,
+        };
         let told: Vec<_> = details.attempts.iter().map(|a| (a.number, a.phase, a.end)).collect();
         return durable::rule_3_views_show_what_was_done(id, &told, &vec![(1, phase, Some(trace_times().1))]);
     }
     let code = |a: &SeenAttempt| a.error.as_ref().map(|e| e.code.clone());
     let told: Vec<_> =
-        details.attempts.iter().map(|a| (a.number, a.phase, &a.phases, a.output.as_str(), code(a))).collect();
+        details.attempts.iter().map(|a| (a.number, a.phase, &a.phases, a.output.as_str(), code(a), a.cache)).collect();
+    let last = action.attempts.len();
+    let cache = |number: u32| {
+        let cached = action.cache.as_ref();
+        cached.map_or(DISABLED, |c| if number as usize == last { c.status() } else { c.status_before() })
+    };
+    let done = action.attempts.iter();
     let done: Vec<_> =
-        action.attempts.iter().map(|a| (a.number, a.phase(), &a.phases, a.output.as_str(), a.error.clone())).collect();
+        done.map(|a| (a.number, a.phase(), &a.phases, a.output.as_str(), a.error.clone(), cache(a.number))).collect();
     durable::rule_3_views_show_what_was_done(id, &told, &done)?;
+    if let Some(Cached { looked: Looked::Hit(source, number), .. }) = &action.cache {
+        let told = details.attempts.last().and_then(|a| a.source.as_ref());
+        durable::rule_3_views_show_what_was_done(id, &told, &Some(&(source.clone(), *number)))?;
+    }
     details.attempts.iter().try_for_each(|a| views::rule_9_an_error_keeps_its_words(a.error.as_ref(), RAISED))
 }
 

@@ -213,6 +213,12 @@ impl Model {
         self.all().filter(|(.., a)| a.waits(at)).map(|(run, name, _)| run.action(name)).collect()
     }
 
+    /// Whether nothing was said yet of why an action waits.
+    pub fn is_silent(&self, id: &ActionId) -> bool {
+        let action = self.runs.get(&id.run).and_then(|run| run.actions.get(&id.name));
+        action.and_then(|a| a.attempts.last()).is_some_and(|a| a.phase() == Phase::Queued)
+    }
+
     /// The reconciler looked for what limits hold back, and `told` are those shown so now.
     ///
     /// # Errors

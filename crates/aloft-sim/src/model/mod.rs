@@ -8,11 +8,13 @@
 
 mod action;
 mod beliefs;
+mod cache;
 mod client;
 mod condition;
 mod expect;
 mod lanes;
 mod queues;
+mod recover;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,14 +23,16 @@ use aloft_core::Time;
 
 pub use action::{Action, Attempt, End, Life, Why};
 pub use beliefs::Beliefs;
+pub use cache::{Cached, DISABLED, HIT, Looked, MISS};
 use client::NewAction;
 pub use client::trace_times;
 pub use expect::{function, output};
 use queues::Queue;
+pub use recover::Recovered;
 
 use crate::{
     draw::Hands,
-    ids::{ActionId, Place, Request, RunId},
+    ids::{ActionId, Place, Request, Reuse, RunId},
     rules::{Check, answers::Answer},
     step::Work,
 };
@@ -44,6 +48,10 @@ pub struct Model {
     queues: BTreeMap<String, Queue>,
     /// The runs of requests that the server named.
     requests: BTreeMap<(Place, String), RunId>,
+    /// What the cache holds.
+    results: cache::Results,
+    /// The outputs that are gone.
+    vanished: BTreeSet<String>,
     /// How many runs and actions there have been, to know their order.
     made: u32,
 }
@@ -62,6 +70,8 @@ pub struct Run {
     pub queue: String,
     /// How many of its actions run at most.
     pub most: Option<u8>,
+    /// What of earlier work it reuses.
+    pub reuse: Reuse,
     /// Its actions by name.
     pub actions: BTreeMap<String, Action>,
 }
@@ -86,6 +96,8 @@ impl Model {
             runs: BTreeMap::new(),
             queues: BTreeMap::new(),
             requests: BTreeMap::new(),
+            results: BTreeMap::new(),
+            vanished: BTreeSet::new(),
             made: 0,
         }
     }
@@ -97,7 +109,9 @@ impl Model {
     pub fn next(&self, asked: Asked<'_>, answer: &Answer) -> Check<Vec<Model>> {
         let at = asked.at;
         match asked.request {
-            Request::Create { place, name, work, lane } => self.create(place, name, work, lane, answer, at),
+            Request::Create { place, name, work, lane, reuse } => {
+                self.create(place, name, (work, lane, reuse), answer, at)
+            }
             Request::Enqueue { action, parent, kind, group, queue, .. } => {
                 let how = NewAction { name: &action.name, parent: Some(parent), group, queue };
                 self.enqueue(action, kind, &how, answer, at)

@@ -47,13 +47,13 @@ impl Model {
         [own, inherited, DEFAULT].into_iter().find(|name| !name.is_empty()).unwrap_or(DEFAULT).to_owned()
     }
 
-    fn admission(&self, queue: &str, run: Option<&RunId>, parent: Option<&str>) -> Admission {
+    fn admission(&self, queue: &str, above: Option<(&RunId, &str)>) -> Admission {
         if queue == DEFAULT {
             return Admission::Open;
         }
         let Some(found) = self.queues.get(queue) else { return Admission::Missing };
         // What the work in a closed queue starts is part of that work.
-        let starter = || run.zip(parent).is_some_and(|(run, parent)| self.is_within(queue, run, parent));
+        let starter = || above.is_some_and(|(run, parent)| self.is_within(queue, run, parent));
         if found.deleted || (found.state != State::Active && !starter()) {
             return Admission::Closed;
         }
@@ -77,16 +77,20 @@ impl Model {
         false
     }
 
-    /// Whether new work is turned away by its queue; `false` if the queue takes it.
+    /// Whether new work is turned away by its queue; `false` if the queue takes it, or `free` work needs none. `above` is
+    /// the run and the action that it starts below.
     pub(super) fn turned_away(
         &self,
+        free: Option<bool>,
         queue: &str,
-        run: Option<&RunId>,
-        parent: Option<&str>,
+        above: Option<(&RunId, &str)>,
         answer: &Answer,
     ) -> Check<bool> {
         let code = if let Answer::Refused(r) = answer { r.code.as_str() } else { "" };
-        match self.admission(queue, run, parent) {
+        if free == Some(true) || (free.is_none() && code.is_empty()) {
+            return Ok(false);
+        }
+        match self.admission(queue, above) {
             Admission::Open => return Ok(false),
             Admission::Missing => answers::rule_9_what_is_missing_is_named(answer, queue)?,
             Admission::Closed => lanes::rule_10_a_closed_queue_takes_nothing(answer, queue)?,

@@ -116,6 +116,9 @@ impl Model {
             Progress::Lost { recoverable } => action.lose(LOST.0, *recoverable, at),
         }
         run.cascade(&id.name, theirs);
+        if *progress == Progress::Succeeded {
+            self.populate(id, at);
+        }
     }
 
     /// The records right below those that say that they have ended follow.

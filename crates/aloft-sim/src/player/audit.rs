@@ -68,6 +68,10 @@ impl Player<'_> {
         for name in self.model().queue_names() {
             self.look_at_queue(&name).await?;
         }
+        self.audit_reuse(&audit.details)?;
+        if before.is_none() {
+            self.audit_relations().await?;
+        }
         self.judge_streams(&audit.details, &audit.moments, &audit.counts).await?;
         Ok(audit)
     }

@@ -21,7 +21,10 @@ impl Player<'_> {
             let details = self.fault.details(self.client.details(&id).await?);
             let Some(attempt) = details.attempts.last() else { continue };
             if self.fault.seems_held(attempt.phase == Phase::WaitingForResources) {
-                self.tally.count("held back");
+                // Others wait for a result.
+                if self.model().is_silent(&id) {
+                    self.tally.count("held back");
+                }
                 told.push((id, self.fault.words(attempt.waits_for.clone())));
             }
         }

@@ -3,6 +3,7 @@
 mod audit;
 mod follow;
 mod lanes;
+mod reuse;
 mod work;
 
 use std::{
@@ -22,13 +23,13 @@ use crate::{
     draw::Hands,
     fault::Fault,
     host::Host,
-    ids::{ActionId, Lease, Name, Request, RunId, RunLane},
+    ids::{ActionId, Lease, Name, Origin, Request, Reuse, RunId, RunLane},
     model::{Asked, Beliefs, Model},
     rules::{Check, answers::Answer, durable, views},
     scene::Scene,
     seen::{Details, Shown},
     signal::{Says, Value},
-    step::{Command, Forgery, Naming, Step, Watch},
+    step::{self, Command, Forgery, Naming, Step, Watch},
     tally::Tally,
     watching::Watching,
 };
@@ -167,6 +168,11 @@ impl<'h> Player<'h> {
             Step::Hold => self.hold().await,
             Step::Watch(watch) => self.watch(watch).await,
             Step::Reclaim(worker) => self.reclaim(&work::worker(*worker)).await,
+            Step::LookUp { reachable } => self.look_up(*reachable).await,
+            Step::Vanish(back) => {
+                self.vanish(*back);
+                Ok(())
+            }
         }
     }
 
@@ -174,7 +180,7 @@ impl<'h> Player<'h> {
     fn request(&self, command: &Command) -> Option<Request> {
         let (scene, model) = (&self.scene, self.model());
         Some(match command {
-            Command::Create { place, name, work, lane } => Request::Create {
+            Command::Create { place, name, work, lane, reuse } => Request::Create {
                 place: scene.place(*place),
                 name: match name {
                     Naming::Named(n) => Name::Given(scene.run_name(*n)),
@@ -183,6 +189,7 @@ impl<'h> Player<'h> {
                 },
                 work: work.clone(),
                 lane: RunLane { queue: lane.queue.map(|n| scene.queue(n)).unwrap_or_default(), most: lane.most },
+                reuse: self.reuse(reuse),
             },
             Command::Enqueue { run, action, parent, kind, old, queue } => {
                 let run = scene.run(*run, model);
@@ -230,6 +237,17 @@ impl<'h> Player<'h> {
                 Request::Report { lease, progress: crate::step::Progress::Running }
             }
         })
+    }
+
+    fn reuse(&self, reuse: &step::Reuse) -> Reuse {
+        let (scene, model) = (&self.scene, self.model());
+        let names = |forced: &Vec<u8>| forced.iter().map(|n| scene.action_name(*n)).collect();
+        let from = reuse.from.as_ref();
+        Reuse {
+            overwrite: reuse.overwrite,
+            own_domain: reuse.own_domain,
+            from: from.map(|o| Origin { run: scene.run(o.run, model), recover: o.recover.as_ref().map(names) }),
+        }
     }
 
     fn lease(&self, back: u8) -> Option<Lease> {
@@ -376,6 +394,7 @@ impl<'h> Player<'h> {
     }
 
     async fn send(&self, request: &Request) -> Check<Answer> {
+        self.write_outputs(request);
         match request {
             Request::Lease { worker, max } => self.take(worker, *max).await,
             Request::Report { lease, progress } => self.report(lease, progress).await,

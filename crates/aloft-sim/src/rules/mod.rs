@@ -1,8 +1,9 @@
 //! The invariants of `design.md`, one function each, named after the rule it asserts. A broken one is a [`Violation`] that
 //! carries that name.
 //!
-//! Rule 2 (a pure core) has no function of its own: that every answer and every view is the one which the model derives
-//! from requests and times alone, whatever restarts, watches and reconcilers came between, is what it asks for. Rule 8 is
+//! Rule 2 (a pure core) has functions for caching and recovering alone ([`reuse`]): that every answer and every view is the
+//! one which the model derives from requests and times alone, whatever restarts, watches and reconcilers came between, is what
+//! it asks for otherwise. Rule 8 is
 //! about Kubernetes; its one sentence that holds here, that no poll sits between a change and who watches it, is asserted
 //! in [`streams`].
 
@@ -12,6 +13,7 @@ pub mod durable;
 pub mod lanes;
 pub mod leases;
 pub mod log;
+pub mod reuse;
 pub mod signals;
 pub mod streams;
 pub mod views;

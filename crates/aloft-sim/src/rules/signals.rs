@@ -41,11 +41,13 @@ pub fn rule_5_a_signal_loses_against_an_end(answer: &Answer) -> Check {
     refused("rule_5_a_signal_loses_against_an_end", answer, "failed_precondition", "has ended")
 }
 
-/// A condition succeeds when it is signalled, and then for good; otherwise it waits until something above it or time ends it.
-pub fn rule_5_nothing_but_a_signal_succeeds_a_condition(shown: &Shown, signalled: bool) -> Check {
+/// A condition succeeds when it is signalled, and then for good, or takes over what one was told that succeeded; otherwise it
+/// waits until something above it or time ends it.
+pub fn rule_5_nothing_but_a_signal_succeeds_a_condition(shown: &Shown, signalled: bool, recovered: bool) -> Check {
     let fits = match shown.phase {
         Phase::Succeeded => signalled,
-        Phase::Paused | Phase::Aborted | Phase::TimedOut => !signalled,
+        Phase::Recovered => recovered,
+        Phase::Paused | Phase::Aborted | Phase::TimedOut => !signalled && !recovered,
         _ => false,
     };
     if fits {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aloft_core::{Phase, RunKey};
+use aloft_core::{CacheStatus, Phase, RunKey};
 use aloft_flyteidl2::flyteidl2::workflow::{Run, WatchRunsRequest, WatchRunsResponse, watch_runs_request::Target};
 use aloft_store::{Field, Filter, ListQuery, Op, RunRow};
 
@@ -26,6 +26,7 @@ const LIVE: usize = 500;
 struct Sent {
     phase: Phase,
     attempts: usize,
+    cache: CacheStatus,
     changed: u64,
 }
 
@@ -134,13 +135,13 @@ impl Runs {
     fn news(&mut self, rows: impl IntoIterator<Item = RunRow>) -> Vec<Run> {
         let mut runs = Vec::new();
         for row in rows {
-            let (phase, attempts) = (row.root.phase, row.root.attempts.len());
+            let (phase, attempts, cache) = (row.root.phase, row.root.attempts.len(), row.root.cache.status);
             let before = self.sent.get(&row.run.key);
             if before.is_some_and(|s| row.changed <= s.changed) {
                 continue;
             }
-            let tells = before.is_none_or(|s| (s.phase, s.attempts) != (phase, attempts));
-            self.sent.insert(row.run.key.clone(), Sent { phase, attempts, changed: row.changed });
+            let tells = before.is_none_or(|s| (s.phase, s.attempts, s.cache) != (phase, attempts, cache));
+            self.sent.insert(row.run.key.clone(), Sent { phase, attempts, cache, changed: row.changed });
             if tells {
                 runs.push(run::to_run(&row.run, &row.root));
             }
