@@ -20,6 +20,7 @@ build: tools ## The binary, in $(PROFILE).
 test: test-rust test-e2e ## Every test.
 
 test-rust: tools
+	@tools/bootstrap.sh test
 	cargo test --workspace --no-fail-fast
 
 # Random sequences of requests against the model of the contract (crates/aloft-sim): `make simulate N=100000`, again with

@@ -10,6 +10,12 @@ need python3 || { echo "python3 (3.10 or newer) is missing: install it, then run
 if ! need tar || ! need cc; then
     apt-get update -qq && apt-get install -y -qq tar gcc >/dev/null
 fi
+# The engine on Postgres is tested on a real one (tools/postgres.sh).
+if [ "${1:-}" = test ] && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then
+    # Only the programs: no server is made and none started.
+    mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null
+fi
 # The page is tested in a browser; without one, those tests are skipped.
 if [ "${1:-}" = test ] && ! need chromium && need apt-get; then
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 ||
