@@ -70,6 +70,13 @@ pub(crate) async fn entries(tx: &Tx, place: &Place) -> Result<BTreeMap<String, C
     rows.iter().map(|row| Ok((row.get(0), decode(row, 1, "a cache entry")?))).collect()
 }
 
+/// What work of `domain` may use of these entries: its own first, then the newest.
+pub(crate) fn usable(entries: &BTreeMap<String, CacheEntry>, domain: &str, scope: CacheScope) -> Vec<CacheEntry> {
+    let mut others: Vec<_> = entries.iter().filter(|(d, _)| *d != domain && scope == CacheScope::Global).collect();
+    others.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.updated_at));
+    entries.get(domain).into_iter().chain(others.into_iter().map(|(_, entry)| entry)).cloned().collect()
+}
+
 /// Who holds the reservation.
 pub(crate) async fn holder(tx: &Tx, place: &Place) -> Result<Option<Reservation>, StoreError> {
     let sql = "SELECT body FROM cache_reservations WHERE org = $1 AND project = $2 AND domain = $3 AND key = $4";

@@ -28,9 +28,7 @@ use std::{
     time::Duration,
 };
 
-use aloft_core::{
-    ActionName, ActionState, CacheEntry, CachePlan, CacheScope, Reply, Reservation, RunKey, Scope, Time, WorkerId,
-};
+use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
     Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
     Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
@@ -425,13 +423,10 @@ impl Store for PostgresStore {
         read!(self, |db| read::calls_due(&db, limit))
     }
 
-    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Option<CacheEntry>, StoreError> {
-        let place = Place::of(scope, plan);
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Vec<CacheEntry>, StoreError> {
         let client = self.shared.pool.get().await.map_err(from_pool)?;
-        let mut entries = cache::entries(&client, &place).await?;
-        let own = entries.remove(&scope.domain);
-        let any = || entries.into_values().max_by_key(|e| e.updated_at).filter(|_| plan.scope == CacheScope::Global);
-        Ok(own.or_else(any))
+        let entries = cache::entries(&client, &Place::of(scope, plan)).await?;
+        Ok(cache::usable(&entries, &scope.domain, plan.scope))
     }
 
     async fn put_cached(

@@ -6,13 +6,13 @@ use std::{
 };
 
 use aloft_core::{
-    ActionName, ActionState, CacheScope, CacheView, Command, Effect, EndedBelow, Event, QueueRoom, Reply, Reservation,
-    RunInfo, RunKey, Scope, Time, View, apply, decide, effects,
+    ActionName, ActionState, CacheView, Command, Effect, EndedBelow, Event, QueueRoom, Reply, Reservation, RunInfo,
+    RunKey, Scope, Time, View, apply, decide, effects,
 };
 use aloft_store::{Blob, StoreError, Submission, SubmitError};
 
 use super::load::{Cached, Held, Known, Missing};
-use crate::cache::Place;
+use crate::cache::{self, Place};
 
 /// An event to append.
 #[derive(Debug)]
@@ -335,9 +335,8 @@ impl View for Look<'_> {
             self.missing.borrow_mut().cached.insert(place);
             return CacheView { me, ..CacheView::default() };
         };
-        let own = cached.entries.get(&self.run.scope.domain);
-        let any = || cached.entries.values().max_by_key(|e| e.updated_at).filter(|_| plan.scope == CacheScope::Global);
-        CacheView { entry: own.or_else(any).cloned(), holder: cached.holder.clone(), me }
+        let entries = cache::usable(&cached.entries, &self.run.scope.domain, plan.scope);
+        CacheView { entries, holder: cached.holder.clone(), me }
     }
 
     fn queue(&self, name: &str) -> Option<QueueRoom> {
