@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import subprocess
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,6 +91,17 @@ def within(timeout: float, call: Callable[[], Any]) -> tuple[bool, Any]:
 # The server
 
 
+def schema_for(data_dir: Path) -> str | None:
+    """The address of a schema for the server of a data directory, if the tests run on Postgres: ALOFT_E2E_POSTGRES is the
+    directory of one that tools/postgres.sh runs."""
+    if not (socket := os.environ.get("ALOFT_E2E_POSTGRES")):
+        return None
+    schema = "s" + hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
+    sql = f"SET client_min_messages = warning; CREATE SCHEMA IF NOT EXISTS {schema}"
+    subprocess.run(["psql", "-qh", socket, "-U", "aloft", "aloft", "-c", sql], check=True)
+    return f"postgres://aloft@{urllib.parse.quote(socket, safe='')}/aloft?options=-c%20search_path%3D{schema}"
+
+
 class Server:
     """One `aloft dev`, or one that somebody else started (then there is no log and no stopping)."""
 
@@ -104,6 +117,8 @@ class Server:
         endpoint_file = data_dir / "endpoint"
         endpoint_file.unlink(missing_ok=True)
         command = [str(binary), "dev", "--data-dir", str(data_dir), "--port", "0", "--python", python]
+        if url := schema_for(data_dir):
+            command += ["--set", f"database.url={url}"]
         with log.open("ab") as sink:
             # A session of its own, so that Ctrl-C on pytest leaves the stopping to us.
             process = subprocess.Popen(
