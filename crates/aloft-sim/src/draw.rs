@@ -24,7 +24,7 @@ pub enum Hands {
 pub fn sequence(hands: Hands) -> BoxedStrategy<Vec<Step>> {
     match hands {
         Hands::Ours => begun(some(phrase)).boxed(),
-        Hands::Theirs => begun(some(|| step_of_clients().prop_map(|step| vec![step]))).boxed(),
+        Hands::Theirs => begun(some(phrase_of_clients)).boxed(),
     }
 }
 
@@ -142,6 +142,24 @@ fn step() -> impl Strategy<Value = Step> {
         4 => watch().prop_map(Step::Watch),
         2 => worker().prop_map(Step::Reclaim),
     ]
+}
+
+fn phrase_of_clients() -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![7 => step_of_clients().prop_map(|step| vec![step]), 1 => made_again()]
+}
+
+/// A run that ends at once, and the same once more: found in the cache or recovered.
+fn made_again() -> impl Strategy<Value = Vec<Step>> {
+    let policy = prop_oneof![1 => Just(Policy::default()), 2 => cached()];
+    (0u8..4, policy, option::of(0u8..3)).prop_map(|(place, policy, run)| {
+        let work = Work { task: 0, input: 0, policy };
+        let create = |name, from| {
+            let reuse = Reuse { from, ..Reuse::default() };
+            Step::Do(Command::Create { place, name: Naming::Request(name), work: work.clone(), reuse })
+        };
+        let from = run.map(|run| Origin { run, recover: Some(Vec::new()) });
+        vec![create(3, None), Step::Wait(30), create(4, from)]
+    })
 }
 
 fn step_of_clients() -> impl Strategy<Value = Step> {

@@ -98,6 +98,9 @@ impl Model {
         if self.theirs() && matches!(action.kind, Kind::Task(_)) {
             // Of what somebody else's hands did, only our own words are known.
             let ours = action.end.as_ref().is_some_and(|end| matches!(end.why, Why::Asked(_)));
+            // What is above it may have ended a moment before; aborting it was no more than success then.
+            let above = action.parent.is_some() && details.aborted.as_ref().is_some_and(|why| why.contains("above it"));
+            let ours = ours && !above;
             return if ours { observe_end(action, details) } else { Ok(()) };
         }
         observe_end(action, details)?;
