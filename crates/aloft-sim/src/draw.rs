@@ -57,8 +57,8 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(lease, running, wait, ended)| vec![lease, running, Step::Wait(wait), Step::CheckLimits, ended]),
         // It ends, and what follows is taken when its time has come.
         2 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
-        2 => identical(),
-        2 => recovered(),
+        1 => identical(),
+        1 => recovered(),
     ]
 }
 
