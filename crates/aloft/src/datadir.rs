@@ -5,11 +5,19 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::exit::{Exit, Kind};
+
+/// How long the lock is waited for. A child that an aloft was starting when it was killed has the lock until it has become
+/// another program: some milliseconds, more on a busy machine.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at the lock.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A data directory that this process has to itself.
 pub(crate) struct DataDir {
@@ -27,7 +35,7 @@ impl DataDir {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(trouble)?;
         let path = path.canonicalize().map_err(trouble)?;
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join("lock"));
-        let lock = Flock::lock(file.map_err(trouble)?, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
+        let lock = lock(file.map_err(trouble)?).map_err(|mut file| {
             let mut pid = String::new();
             let _ = file.read_to_string(&mut pid);
             Exit::new(
@@ -100,6 +108,19 @@ impl DataDir {
     }
 }
 
+/// Locks `file`, or gives it back if another process keeps it locked.
+fn lock(mut file: File) -> Result<Flock<File>, File> {
+    let begun = Instant::now();
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, _)) if begun.elapsed() < LAST_BREATH => file = again,
+            Err((file, _)) => return Err(file),
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// What to tell about a failed operation on a file of the data directory.
 pub(crate) fn on_disk(what: &str, error: &io::Error) -> Exit {
     match error.kind() {
@@ -112,5 +133,24 @@ pub(crate) fn on_disk(what: &str, error: &io::Error) -> Exit {
             format!("{what}: permission denied; choose a directory of your own with --data-dir"),
         ),
         _ => Exit::new(Kind::DataDir, format!("{what}: {error}; choose another directory with --data-dir")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_let_go_in_a_moment_is_waited_for_and_no_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = DataDir::open(dir.path()).expect("the first one");
+        assert_eq!(DataDir::open(dir.path()).err().map(|e| e.code()), Some(10));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(LOOK * 5);
+                drop(first);
+            });
+            assert!(DataDir::open(dir.path()).is_ok(), "the one before ends");
+        });
     }
 }
