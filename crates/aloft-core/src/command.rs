@@ -201,9 +201,11 @@ impl Command {
     pub fn touches(&self) -> Vec<ActionName> {
         match self {
             Self::CreateRun { .. } | Self::CreateTracked { .. } => vec![ActionName::root()],
-            Self::Enqueue { action, parent, .. } | Self::Track { action, parent, .. } => {
-                vec![action.clone(), parent.clone()]
+            Self::Enqueue { action, parent, traces, .. } => {
+                // A trace is not taken over where something of its name is.
+                [action, parent].into_iter().chain(traces.iter().map(|t| &t.action)).cloned().collect()
             }
+            Self::Track { action, parent, .. } => vec![action.clone(), parent.clone()],
             Self::Lease { action, .. }
             | Self::Report { action, .. }
             | Self::Abort { action, .. }

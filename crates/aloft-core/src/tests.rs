@@ -661,10 +661,23 @@ fn a_recovering_run_takes_over_results_and_traces() {
         from: recovered().from,
     };
     let Command::CreateRun { seed, info, .. } = create(0) else { unreachable!() };
-    let command = Command::CreateRun { seed, info, recovered: None, traces: vec![taken] };
+    let traces = vec![taken];
+    let again = Command::Enqueue {
+        action: name(5),
+        parent: name(0),
+        group: String::new(),
+        seed: Box::new(self::seed(0)),
+        recovered: None,
+        traces: traces.clone(),
+    };
+    let command = Command::CreateRun { seed, info, recovered: None, traces };
     world.submit(&command, Time::from_micros(1)).unwrap();
     let trace = &world.states[&name(4)];
     assert_eq!((trace.phase, trace.parent()), (Phase::Recovered, Some(&name(0))));
     assert_eq!(world.submit(&enqueue(4, 0, self::trace()), Time::from_micros(2)), Ok(Reply::Unchanged));
     assert_eq!(world.states[&name(4)].phase, Phase::Recovered, "what was taken over stands");
+    // Stores load what a command touches, and nothing else can be seen to be there.
+    assert!(again.touches().contains(&name(4)));
+    world.submit(&again, Time::from_micros(3)).unwrap();
+    assert_eq!(world.states[&name(4)].created_at, Time::from_micros(1), "it is not made twice");
 }

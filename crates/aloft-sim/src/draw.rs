@@ -3,12 +3,13 @@
 mod lanes;
 mod signals;
 
-use lanes::{held, lane, queue, queued};
+use lanes::{held, lane, queue, queue_spec, queued};
 use proptest::{collection::vec, option, prelude::*};
 use signals::{condition, pause, signal};
 
 use crate::{
-    lanes::Lane,
+    lanes::{Change, Lane, QueueSpec},
+    signal::Says,
     step::{
         Backoff, Caching, Command, Forgery, Kind, NOBODY, Naming, Origin, Policy, Progress, Reuse, Step, Watch, Work,
     },
@@ -75,12 +76,13 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         1 => held(),
         // It ends, and what follows is taken when its time has come.
         2 => (ended(), wait(), lease()).prop_map(|(ended, wait, lease)| vec![ended, Step::Wait(wait), lease]),
-        2 => identical(),
-        2 => recovered(),
+        1 => identical(),
+        1 => recovered(),
     ]
 }
 
-/// Identical work twice, and what comes of looking it up before and after it was computed.
+/// Identical work twice, and what comes of looking it up before and after it was computed. Sometimes in a queue that is
+/// soon full.
 fn identical() -> impl Strategy<Value = Vec<Step>> {
     let one = (0u8..4, 1u8..3, any::<bool>());
     let again = (0u8..4, 3u8..5, any::<bool>());
@@ -89,16 +91,17 @@ fn identical() -> impl Strategy<Value = Vec<Step>> {
         2 => wait().prop_map(|wait| vec![Step::Wait(wait)]),
         1 => (0u8..2).prop_map(|back| vec![Step::Vanish(back)]),
     ];
-    (one, again, any::<bool>(), cached_work(), worker(), ending(), between, looked_up()).prop_map(
-        |(one, mut again, together, work, worker, progress, between, last)| {
+    let queued = (prop::bool::weighted(0.25), queue_spec());
+    (one, again, any::<bool>(), cached_work(), worker(), ending(), between, looked_up(), queued).prop_map(
+        |(one, mut again, together, work, worker, progress, between, last, (queued, spec))| {
             if together {
                 again.0 = one.0;
             }
             let enqueue = |(run, action, old)| {
-                let kind = Kind::Task(work.clone());
-                Step::Do(Command::Enqueue { run, action, parent: 0, kind, old, queue: None })
+                let (kind, queue) = (Kind::Task(work.clone()), queued.then_some(0));
+                Step::Do(Command::Enqueue { run, action, parent: 0, kind, old, queue })
             };
-            let computed = vec![
+            let mut steps = vec![
                 // What waits already is not in the way.
                 Step::Do(Command::Lease { worker, max: 9 }),
                 enqueue(one),
@@ -106,39 +109,53 @@ fn identical() -> impl Strategy<Value = Vec<Step>> {
                 Step::Do(Command::Lease { worker, max: 1 }),
                 Step::Do(Command::Report { lease: 0, progress }),
             ];
-            [computed, between, vec![enqueue(again), last]].concat()
+            if queued {
+                steps.insert(0, Step::Do(Command::Queue { queue: 0, change: Change::Create(spec) }));
+            }
+            let after = if queued { vec![Step::Wait(400), Step::Hold] } else { Vec::new() };
+            [steps, between, vec![enqueue(again), last], after].concat()
         },
     )
 }
 
-/// Something ends well, its run is recovered, and there it is asked for again.
+/// Something ends well, its run is recovered, and there it is asked for again. Sometimes its queue takes nothing then.
 fn recovered() -> impl Strategy<Value = Vec<Step>> {
     let kind = prop_oneof![
-        3 => work().prop_map(Kind::Task),
-        1 => Just(Kind::Trace { name: 0, failed: false }),
+        6 => work().prop_map(Kind::Task),
+        2 => Just(Kind::Trace { name: 0, failed: false }),
+        1 => condition().prop_map(Kind::Condition),
     ];
     let name = (0u8..2, any::<bool>(), worker());
-    (0u8..2, 1u8..5, kind, place(), name, work(), forced()).prop_map(
-        |(run, action, kind, place, (name, forces, worker), work, mut forced)| {
+    let full = QueueSpec { depth: Some(0), ..QueueSpec::default() };
+    let shut = prop_oneof![1 => Just(Change::Update(full)), 1 => Just(Change::Drain)];
+    (0u8..2, 1u8..5, kind, place(), name, work(), forced(), option::weighted(0.25, shut)).prop_map(
+        |(run, action, kind, place, (name, forces, worker), work, mut forced, shut)| {
             if forces {
                 forced.push(action);
             }
-            let enqueue = |run| {
-                Step::Do(Command::Enqueue { run, action, parent: 0, kind: kind.clone(), old: false, queue: None })
-            };
+            let queue = shut.map(|_| 0);
+            let enqueue =
+                |run| Step::Do(Command::Enqueue { run, action, parent: 0, kind: kind.clone(), old: false, queue });
+            let administer = |change| Step::Do(Command::Queue { queue: 0, change });
             let reuse = Reuse { from: Some(Origin { run, recover: Some(forced) }), ..Reuse::default() };
-            vec![
+            let ends = match kind {
+                Kind::Condition(_) => Command::Signal { run, action: 0, says: Says::Fitting(1), via: 0 },
+                Kind::Task(_) | Kind::Trace { .. } => Command::Report { lease: 0, progress: Progress::Succeeded },
+            };
+            let mut steps = Vec::new();
+            steps.extend(shut.map(|_| administer(Change::Create(QueueSpec::default()))));
+            steps.extend([
                 Step::Do(Command::Lease { worker, max: 9 }),
                 enqueue(run),
                 Step::LookUp { reachable: true },
                 Step::Do(Command::Lease { worker, max: 1 }),
-                Step::Do(Command::Report { lease: 0, progress: Progress::Succeeded }),
+                Step::Do(ends),
                 Step::Do(Command::Create { place, name: Naming::Request(name), work, lane: Lane::default(), reuse }),
-                // Mostly one of these is the new run.
-                enqueue(1),
-                enqueue(2),
-                Step::LookUp { reachable: true },
-            ]
+            ]);
+            steps.extend(shut.map(administer));
+            // Mostly one of these is the new run.
+            steps.extend([enqueue(1), enqueue(2), Step::LookUp { reachable: true }]);
+            steps
         },
     )
 }
@@ -167,9 +184,33 @@ fn step() -> impl Strategy<Value = Step> {
 /// As [`phrase`], for clients alone.
 fn phrase_of_clients() -> impl Strategy<Value = Vec<Step>> {
     prop_oneof![
-        10 => step_of_clients().prop_map(|step| vec![step]),
+        14 => step_of_clients().prop_map(|step| vec![step]),
         1 => (pause(), signal()).prop_map(|(pause, signal)| vec![pause, Step::Do(signal)]),
+        2 => made_again(),
     ]
+}
+
+/// A run that ends at once, and the same once more: found in the cache or recovered. Sometimes somebody was asked in the
+/// first, and is not asked in the second.
+fn made_again() -> impl Strategy<Value = Vec<Step>> {
+    let policy = prop_oneof![1 => Just(Policy::default()), 2 => cached()];
+    let asked = option::weighted(0.3, condition());
+    (0u8..4, policy, option::of(0u8..3), asked).prop_map(|(place, policy, run, asked)| {
+        // What asks somebody does not end before.
+        let work = Work { task: 0, input: if asked.is_some() { 2 } else { 0 }, policy };
+        let create = |name, from| {
+            let reuse = Reuse { from, ..Reuse::default() };
+            let (name, lane) = (Naming::Request(name), Lane::default());
+            Step::Do(Command::Create { place, name, work: work.clone(), lane, reuse })
+        };
+        let from = run.map(|run| Origin { run, recover: Some(Vec::new()) });
+        let Some(condition) = asked else { return vec![create(3, None), Step::Wait(30), create(4, from)] };
+        let kind = Kind::Condition(condition);
+        let ask =
+            |run| Step::Do(Command::Enqueue { run, action: 4, parent: 0, kind: kind.clone(), old: false, queue: None });
+        let tell = |run| Step::Do(Command::Signal { run, action: 0, says: Says::Fitting(1), via: 0 });
+        vec![create(3, None), ask(0), tell(0), create(4, from), ask(1), ask(2)]
+    })
 }
 
 fn step_of_clients() -> impl Strategy<Value = Step> {

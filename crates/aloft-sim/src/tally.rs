@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use aloft_core::Phase;
+
 use crate::{
     ids::Request,
     model::{DISABLED, HIT, MISS},
@@ -59,6 +61,9 @@ impl Tally {
         }
         if details.signal.is_some() {
             self.count("ended: signalled");
+        }
+        if details.shown.phase == Phase::Recovered && details.condition.is_some() {
+            self.count("ended: recovered condition");
         }
         if details.shown.cache == HIT {
             self.count("ended: cache hit");

@@ -151,3 +151,25 @@ fn lock(mut file: File) -> Result<Flock<File>, String> {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_of_a_process_that_is_gone_is_waited_for_and_no_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = DataDir::open(dir.path()).expect("the first one");
+        let begun = Instant::now();
+        assert_eq!(DataDir::open(dir.path()).err().map(|e| e.code()), Some(10));
+        assert!(begun.elapsed() < LEFT_OVER, "its process lives: nobody waits");
+        fs::write(dir.path().join("lock"), "999999999").expect("the number of a process that is gone");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                drop(first);
+            });
+            assert!(DataDir::open(dir.path()).is_ok(), "what was left of it ends");
+        });
+    }
+}

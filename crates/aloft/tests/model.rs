@@ -17,6 +17,8 @@ const REACHED: &[&str] = &[
     "ended: failed",
     "ended: aborted",
     "ended: timed out",
+    "ended: cache hit",
+    "ended: recovered",
     "ended: signalled",
     "enqueue: resource_exhausted",
     "queue: done",

@@ -14,7 +14,7 @@ pub(super) fn lane() -> impl Strategy<Value = Lane> {
     (option::weighted(0.05, 0u8..2), most).prop_map(|(queue, most)| Lane { queue, most })
 }
 
-fn queue_spec() -> impl Strategy<Value = QueueSpec> {
+pub(super) fn queue_spec() -> impl Strategy<Value = QueueSpec> {
     let limit = || option::weighted(0.5, prop_oneof![1 => Just(0u8), 6 => Just(1), 3 => Just(2)]);
     let depth = option::weighted(0.5, prop_oneof![1 => Just(0u8), 3 => Just(2), 3 => Just(3), 1 => Just(5)]);
     let flags = (any::<bool>(), any::<bool>());

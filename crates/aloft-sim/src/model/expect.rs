@@ -116,7 +116,13 @@ impl Model {
         observe_condition(action, details)?;
         if self.moves_by_itself(&action.kind) {
             // Of what somebody else's hands did, only our own words are known.
-            let ours = action.end.as_ref().is_some_and(|end| matches!(end.why, Why::Asked(_) | Why::Signalled(_)));
+            // What is above it may have ended a moment before; aborting it was no more than success then.
+            let above = action.parent.is_some() && details.aborted.as_ref().is_some_and(|why| why.contains("above it"));
+            let ours = action.end.as_ref().is_some_and(|end| match end.why {
+                Why::Asked(_) => !above,
+                Why::Signalled(_) => true,
+                Why::Itself(_) | Why::Above(_) => false,
+            });
             return if ours { observe_end(action, details) } else { Ok(()) };
         }
         observe_end(action, details)?;

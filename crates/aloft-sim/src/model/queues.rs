@@ -1,8 +1,10 @@
 //! Queues: what an administrator makes of them, what they take, and what is shown of them.
 
-use super::Model;
+use aloft_core::Time;
+
+use super::{Action, Looked, Model};
 use crate::{
-    ids::RunId,
+    ids::{Request, RunId},
     lanes::{Change, QueueSpec, ShownQueue, State},
     rules::{
         Check,
@@ -99,6 +101,25 @@ impl Model {
             Admission::Unsure => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether a new action takes over a result although its queue would turn it away.
+    pub fn passes_its_queue(&self, request: &Request, at: Time) -> bool {
+        let Request::Enqueue { action, parent, kind, queue, .. } = request else { return false };
+        let Some(run) = self.runs.get(&action.run).filter(|run| !run.actions.contains_key(&action.name)) else {
+            return false;
+        };
+        let free = self.needs_no_room(&action.run, run.reuse.from.as_ref(), (&action.name, kind), at);
+        let queue = self.queue_for(kind, &action.run, queue).filter(|_| free == Some(true));
+        let admission = queue.map(|queue| self.admission(&queue, Some((&action.run, parent))));
+        matches!(admission, Some(Admission::Closed | Admission::Full))
+    }
+
+    /// How many cached results stand in for actions of declared queues.
+    pub fn hits_in_queues(&self) -> usize {
+        let hit = |a: &Action| a.cache.as_ref().is_some_and(|c| matches!(c.looked, Looked::Hit(..)));
+        let declared = |a: &Action| a.queue.as_ref().is_some_and(|queue| self.queues.contains_key(queue));
+        self.all().filter(|(.., a)| hit(a) && declared(a)).count()
     }
 
     pub(super) fn change_queue(&self, name: &str, change: Change, answer: &Answer) -> Check<Vec<Model>> {

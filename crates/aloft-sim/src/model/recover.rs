@@ -95,10 +95,11 @@ impl Model {
             let from = source.action(name);
             Recovered { output: result(&from, action), value: action.value(), from }
         };
-        if let Some(action) = old.actions.get(name) {
-            if wanted(name, action) && same_work(name, (source, &action.kind), (run, kind)) {
-                return Taken { result: Some(take(name, action)), traces: Vec::new() };
-            }
+        if let Some(action) = old.actions.get(name)
+            && wanted(name, action)
+            && same_work(name, (source, &action.kind), (run, kind))
+        {
+            return Taken { result: Some(take(name, action)), traces: Vec::new() };
         }
         if self.theirs() {
             return Taken::default();

@@ -44,6 +44,7 @@ impl Player<'_> {
         self.all_is_over(&audit)?;
         self.all_revocations_are_heard().await?;
         audit.details.values().for_each(|details| self.tally.ended(details));
+        (0..self.model().hits_in_queues()).for_each(|_| self.tally.count("hit in a queue"));
         Ok(self.tally)
     }
 

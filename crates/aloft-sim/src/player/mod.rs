@@ -265,6 +265,9 @@ impl<'h> Player<'h> {
         };
         let answer = self.fault.answer(&request, answer);
         self.tally.answered(&request, &answer);
+        if matches!(answer, Answer::Done(_)) && self.model().passes_its_queue(&request, at) {
+            self.tally.count("recovered past a queue");
+        }
         self.keep(&answer)?;
         self.beliefs.answered(Asked { request: &request, at, alone: true }, &answer)?;
         self.look_after(&request, &answer).await?;
