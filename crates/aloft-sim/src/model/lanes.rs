@@ -84,7 +84,9 @@ impl Model {
                 true => [(false, true), (false, true), (false, action == ROOT_ACTION)],
                 false => {
                     let (live, out) = (state.end.is_none(), state.is_out());
-                    [(live && !out, !out), (live && out, out), (started, started)]
+                    // What ended from above as it was handed out was leased, and given to nobody.
+                    let leased = out || (!live && !state.looks());
+                    [(live && !out, !out), (live && out, leased), (started, started)]
                 }
             };
             for (count, (surely, maybe)) in counts.iter_mut().zip(shares) {
