@@ -7,7 +7,7 @@ use aloft_sim::{
 };
 
 /// Sequences that are played to find one in which a defect breaks its rule. It may break others first.
-const SEQUENCES: u64 = 400;
+const SEQUENCES: u64 = 2000;
 
 #[rustfmt::skip]
 const EXPECTED: &[(Defect, &str)] = &[
