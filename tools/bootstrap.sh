@@ -12,9 +12,12 @@ if ! need tar || ! need cc; then
 fi
 # The engine on Postgres is tested on a real one (tools/postgres.sh).
 if [ "${1:-}" = test ] && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then
-    # Only the programs: no server is made and none started.
-    mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
-    apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql >/dev/null
+    export DEBIAN_FRONTEND=noninteractive
+    # Only the programs: the package's own server is not made. Its settings come with the first of the two.
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql-common &&
+        echo "create_main_cluster = false" >>/etc/postgresql-common/createcluster.conf &&
+        apt-get install -y -qq --no-install-recommends postgresql; } >/dev/null ||
+        { echo "Postgres is missing and could not be installed: install the package postgresql, then run this again" >&2; exit 1; }
 fi
 # The page is tested in a browser; without one, those tests are skipped.
 if [ "${1:-}" = test ] && ! need chromium && need apt-get; then
