@@ -55,6 +55,9 @@ pub struct Candidate {
     pub asks: Asks,
     /// Whether it is shown as waiting for resources already.
     pub shown: bool,
+    /// Whether it counts against limits once it is handed out: a parent that is tried again does not while what it started
+    /// has not ended.
+    pub counts: bool,
 }
 
 /// What one run has waiting in one queue.
@@ -131,6 +134,7 @@ pub struct Plan {
 pub fn plan(mut offer: Offer, slots: usize) -> Plan {
     let mut plan = Plan::default();
     refuse_impossible(&mut offer, &mut plan);
+    grant_parents(&mut offer, slots, &mut plan);
     let mut next = vec![0; offer.groups.len()];
     let mut stuck: Vec<Option<String>> = vec![None; offer.groups.len()];
     let priorities: BTreeSet<_> = offer.queues.iter().map(|q| q.spec.priority).collect();
@@ -171,6 +175,24 @@ fn refuse_impossible(offer: &mut Offer, plan: &mut Plan) {
             false
         });
     }
+}
+
+/// Grants what counts against no limit, and takes it out: it waits for nothing but a slot, whatever stands before it.
+fn grant_parents(offer: &mut Offer, slots: usize, plan: &mut Plan) {
+    let mut parents = Vec::new();
+    for group in &mut offer.groups {
+        let priority = offer.queues[group.queue].spec.priority;
+        let run = &offer.runs[group.run].run;
+        group.candidates.retain(|c| {
+            if !c.counts {
+                let grant = Grant { run: run.clone(), action: c.action.clone() };
+                parents.push((std::cmp::Reverse(priority), c.ready_at, grant));
+            }
+            c.counts
+        });
+    }
+    parents.sort_by_key(|(priority, ready_at, _)| (*priority, *ready_at));
+    plan.grants.extend(parents.into_iter().map(|(.., grant)| grant).take(slots));
 }
 
 /// Grants one candidate of `queue`; `false` if nothing of it can be granted any more.

@@ -17,6 +17,9 @@ use crate::{
 /// Fewest candidates of one group that are offered, however many groups there are.
 const HEADS: usize = 8;
 
+/// Most parents of one group that are tried again and offered together.
+const PARENTS: usize = 64;
+
 /// Sums of what queues hold, in the order of [`load`].
 const SUMS: &str = "coalesce(sum(l.runs), 0)::bigint, coalesce(sum(l.counted), 0)::bigint,
                     coalesce(sum(l.memory), 0)::bigint, coalesce(sum(l.cpu), 0)::bigint,
@@ -53,19 +56,31 @@ pub(crate) async fn offer(
     // Of many groups a few heads each are enough for a plan: one that needs more of a group asks again.
     let each = (each.saturating_mul(4) / found.len().max(1)).clamp(HEADS.min(each), each);
     let (runs, queues): (Vec<i64>, Vec<&str>) = found.iter().map(|g| (g.run, g.queue.as_str())).unzip();
-    let sql = "SELECT k.n, c.name, c.ready_at, c.asks_memory, c.asks_cpu, c.asks_gpu, c.phase
+    // A parent that is tried again while its children go on counts against no limit, so it does not wait in line.
+    let sql = "SELECT k.n, c.name, c.ready_at, c.asks_memory, c.asks_cpu, c.asks_gpu, c.phase, c.open_children
                FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY k (run_id, queue, n)
                CROSS JOIN LATERAL (
-                   SELECT name, ready_at, depth, asks_memory, asks_cpu, asks_gpu, phase FROM live
-                   WHERE run_id = k.run_id AND queue = k.queue AND ready_at IS NOT NULL AND ready_at <= $3
-                   ORDER BY ready_at, depth DESC LIMIT $4) c
-               ORDER BY k.n, c.ready_at, c.depth DESC";
+                   (SELECT * FROM live
+                    WHERE run_id = k.run_id AND queue = k.queue AND ready_at IS NOT NULL AND ready_at <= $3
+                      AND open_children > 0
+                    ORDER BY ready_at LIMIT $5)
+                   UNION ALL
+                   (SELECT * FROM live
+                    WHERE run_id = k.run_id AND queue = k.queue AND ready_at IS NOT NULL AND ready_at <= $3
+                      AND open_children = 0
+                    ORDER BY ready_at, depth DESC LIMIT $4)) c
+               ORDER BY k.n, c.open_children = 0, c.ready_at, c.depth DESC";
+    let (most, parents) = (each as i64, PARENTS as i64);
     let waiting = db
-        .rows(sql, &[&runs, &queues, &now.as_micros(), &(each as i64)], |row| {
-            let asks = Asks { memory: number(row, 3), cpu: number(row, 4), gpu: number(row, 5) };
-            let shown = row.get::<_, i64>(6) != i64::from(Phase::Queued.number());
-            let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0);
-            Ok((place, Candidate { action: action_name(row, 1)?, ready_at: time(row, 2), asks, shown }))
+        .rows(sql, &[&runs, &queues, &now.as_micros(), &most, &parents], |row| {
+            let candidate = Candidate {
+                action: action_name(row, 1)?,
+                ready_at: time(row, 2),
+                asks: Asks { memory: number(row, 3), cpu: number(row, 4), gpu: number(row, 5) },
+                shown: row.get::<_, i64>(6) != i64::from(Phase::Queued.number()),
+                counts: row.get::<_, i64>(7) == 0,
+            };
+            Ok((usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0), candidate))
         })
         .await?;
     let mut candidates: HashMap<usize, Vec<Candidate>> = HashMap::new();

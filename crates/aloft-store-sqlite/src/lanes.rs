@@ -83,17 +83,37 @@ fn next_group(db: &Connection, at: &OfferPlace) -> Result<Option<OfferPlace>> {
         .map_err(from_sqlite)
 }
 
+/// Most parents of one group that are tried again and offered together.
+const PARENTS: usize = 64;
+
 fn candidates(db: &Connection, of: &OfferPlace, now: Time, limit: usize) -> Result<Vec<Candidate>> {
-    let sql = "SELECT name, ready_at, asks_memory, asks_cpu, asks_gpu, phase FROM actions INDEXED BY actions_ready
-               WHERE run_id = ?1 AND queue = ?2 AND ready_at IS NOT NULL AND ready_at <= ?3
-               ORDER BY ready_at, depth DESC LIMIT ?4";
-    rows(db, sql, &[&of.run, &of.queue, &now.as_micros(), &(limit as i64)], |row| {
+    // A parent that is tried again while its children go on counts against no limit, so it does not wait in line.
+    let mut found = ready(db, of, now, "actions_ready_parents", "open_children > 0", PARENTS)?;
+    found.extend(ready(db, of, now, "actions_ready", "open_children = 0", limit)?);
+    Ok(found)
+}
+
+fn ready(
+    db: &Connection,
+    of: &OfferPlace,
+    now: Time,
+    index: &str,
+    which: &str,
+    limit: usize,
+) -> Result<Vec<Candidate>> {
+    let sql = format!(
+        "SELECT name, ready_at, asks_memory, asks_cpu, asks_gpu, phase, open_children FROM actions INDEXED BY {index}
+         WHERE run_id = ?1 AND queue = ?2 AND ready_at IS NOT NULL AND ready_at <= ?3 AND {which}
+         ORDER BY ready_at, depth DESC LIMIT ?4"
+    );
+    rows(db, &sql, &[&of.run, &of.queue, &now.as_micros(), &(limit as i64)], |row| {
         let amount = |column| Ok(get::<i64>(row, column)?.max(0) as u64);
         Ok(Candidate {
             action: action_name(row, 0)?,
             ready_at: Time::from_micros(get(row, 1)?),
             asks: Asks { memory: amount(2)?, cpu: amount(3)?, gpu: amount(4)? },
             shown: get::<i32>(row, 5)? != Phase::Queued.number(),
+            counts: amount(6)? == 0,
         })
     })
 }

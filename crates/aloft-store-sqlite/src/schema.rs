@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0003_settings.sql"),
     include_str!("../migrations/0004_queues.sql"),
     include_str!("../migrations/0005_lists.sql"),
+    include_str!("../migrations/0006_parents.sql"),
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".

@@ -38,6 +38,7 @@ where
     watchers_miss_nothing(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
     what_is_in_flight_is_counted(make().await).await;
+    a_parent_that_is_tried_again_does_not_wait_in_line(make().await).await;
     results_are_cached_and_computed_once(make().await).await;
     reservations_from_outside_lapse(make().await).await;
     conditions_ask_for_a_call_once(make().await).await;
@@ -310,6 +311,28 @@ async fn waiting(store: &Handle, now: Time) -> Vec<(RunKey, ActionName)> {
             None => return found,
         }
     }
+}
+
+async fn a_parent_that_is_tried_again_does_not_wait_in_line(store: Handle) {
+    let far = Time::from_micros(i64::MAX / 2);
+    let run = key("r1");
+    let policy = TaskPolicy { retries: 1, ..TaskPolicy::default() };
+    ok(&store, Submission::new(run.clone(), Command::create_run(seed("d", policy), RunInfo::default()))).await;
+    ok(&store, lease(&run, "a0", "w", 1)).await;
+    for child in ["x1", "x2", "x3"] {
+        ok(&store, enqueue(&run, child, "a0")).await;
+    }
+    let offered = || async {
+        let part = store.offer(far, &OfferPlace::default(), 10, 2).await.unwrap();
+        let group = part.offer.groups.into_iter().next().expect("work waits");
+        group.candidates.iter().map(|c| (c.action.as_str().to_owned(), c.counts)).collect::<Vec<_>>()
+    };
+    let child = |name: &str| (name.to_owned(), true);
+    assert_eq!(offered().await, [child("x1"), child("x2")]);
+    let error = TaskError::new("Boom", "it broke", ErrorKind::User, true);
+    let failed = Progress::Ended(AttemptOutcome::Failed(error, OutputRefs::default()));
+    ok(&store, report(&run, "a0", 1, failed)).await;
+    assert_eq!(offered().await, [("a0".to_owned(), false), child("x1"), child("x2")], "before those that were first");
 }
 
 async fn what_is_in_flight_is_counted(store: Handle) {

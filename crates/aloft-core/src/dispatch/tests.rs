@@ -11,7 +11,8 @@ fn key(n: usize) -> RunKey {
 
 fn candidate(n: usize, ready: i64, memory: u64) -> Candidate {
     let action = if n == 0 { ActionName::root() } else { ActionName::new(&format!("x{n}")).unwrap() };
-    Candidate { action, ready_at: Time::from_micros(ready), asks: Asks { memory, ..Asks::default() }, shown: false }
+    let asks = Asks { memory, ..Asks::default() };
+    Candidate { action, ready_at: Time::from_micros(ready), asks, shown: false, counts: true }
 }
 
 fn lane(name: &str, limits: QueueLimits, priority: Priority, fairness: Fairness) -> Lane {
@@ -226,4 +227,20 @@ fn one_run_at_a_time_means_one_root_and_any_number_of_children() {
     // The second root stands first in its queue's line, but its run is what is held, not the queue's work.
     assert_eq!(order(&planned), ["r0", "r2"]);
     assert_eq!(planned.held.len(), 1);
+}
+
+#[test]
+fn a_parent_that_is_tried_again_waits_for_no_limit() {
+    let limits = QueueLimits { action_concurrency: Some(1), ..QueueLimits::default() };
+    let mut full = lane("queue q", limits, Priority::Medium, Fairness::FirstInFirstOut);
+    full.load.actions = 1;
+    let parent = Candidate { counts: false, ..candidate(7, 9, 0) };
+    let groups =
+        vec![Group { run: 0, queue: 0, candidates: vec![candidate(1, 1, 0), parent.clone(), candidate(2, 2, 0)] }];
+    let runs = vec![WaitingRun { in_flight: 1, ..run(0, Some(1)) }];
+    let offer = Offer { runs, queues: vec![full], places: Vec::new(), groups };
+    let planned = plan(offer.clone(), 5);
+    assert_eq!(planned.grants, [Grant { run: key(0), action: parent.action }]);
+    assert_eq!(planned.held.len(), 2, "what counts is held by the limit");
+    assert!(plan(offer, 0).grants.is_empty(), "a slot it needs all the same");
 }
