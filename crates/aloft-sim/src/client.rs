@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::{
     door::{CallError, Door, Stream},
+    elsewhere::{self, ABORT_HERE},
     ids::{ActionId, Name, Place, Request, Reuse, RunId, RunLane},
     lanes::{self, ShownQueue},
     rules::{
@@ -97,6 +98,14 @@ impl Client {
             Request::Queue { name, change } => {
                 let called = lanes::change(&self.door, name, *change).await;
                 rule_9_an_error_is_one_of_the_contract(called.map(|shown| Reply::Queue(Box::new(shown))))
+            }
+            Request::Track { place, name, work, start, lane } => {
+                let called = elsewhere::begin(&self.door, place, name, work, *start, lane).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|shown| Reply::Run(Box::new(shown))))
+            }
+            Request::Tell { action, parent, kind, told } => {
+                let called = elsewhere::tell(&self.door, action, parent, kind.as_ref(), told).await;
+                rule_9_an_error_is_one_of_the_contract(called.map(|()| Reply::Nothing))
             }
             // A worker's or a reconciler's, who is no client.
             Request::Lease { .. } | Request::Report { .. } | Request::TimeOut => Ok(Answer::Lost),
@@ -214,6 +223,9 @@ impl Client {
     async fn abort(&self, run: &RunId, action: Option<&str>, reason: &str, via: u8) -> Result<(), CallError> {
         let door = &self.door;
         let Some(action) = action else {
+            if via == ABORT_HERE {
+                return elsewhere::abort(door, run, reason).await;
+            }
             let (run_id, reason) = (spec::run_id(run).into(), Some(reason.to_owned()));
             if via == 0 {
                 let request = AbortRunRequest { run_id, reason, ..Default::default() };
@@ -294,6 +306,17 @@ impl Client {
         let response =
             rule_1_every_view_can_be_read(self.door.unary::<GetRunDetailsResponse>(method, &request, &[]).await)?;
         rule_1_every_view_can_be_read(Details::read(&response.details.action))
+    }
+
+    /// As [`Self::run`], by the service that has only runs that are carried out elsewhere; `None` if it does not have it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn run_elsewhere(&self, id: &RunId) -> Check<Option<Details>> {
+        match elsewhere::root(&self.door, id).await {
+            Err(CallError::Refused(r)) if r.code == "not_found" => Ok(None),
+            read => rule_1_every_view_can_be_read(read).map(Some),
+        }
     }
 
     /// `ListActions`, the whole list.

@@ -1,8 +1,10 @@
 //! How sequences are drawn.
 
+mod elsewhere;
 mod lanes;
 mod signals;
 
+pub use elsewhere::drawn;
 use lanes::{held, lane, queue, queue_spec, queued};
 use proptest::{collection::vec, option, prelude::*};
 use signals::{condition, pause, signal};

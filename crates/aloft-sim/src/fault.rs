@@ -1,6 +1,7 @@
 //! Deliberate defects between the server and the simulation, to prove that the rules notice them. Those of the store are
 //! made in its file, beside the server; the others change what is asked and what is seen.
 
+mod elsewhere;
 mod lanes;
 mod signals;
 
@@ -143,6 +144,20 @@ pub enum Defect {
     ForgetsForced,
     /// A run does not know what was made from it.
     HidesRelations,
+    /// A report that is repeated is not recognised.
+    RefusesRepeatedReports,
+    /// What is reported of what has ended is taken.
+    HearsOfTheEnded,
+    /// What is reported is not taken.
+    HearsNothing,
+    /// A report that is repeated is taken for one of the next attempt.
+    MiscountsReports,
+    /// Another execution is given the name of a first.
+    MixesExecutions,
+    /// Something is started here in a run that is carried out elsewhere.
+    StartsElsewhere,
+    /// What is carried out elsewhere waits for a worker.
+    QueuesElsewhere,
 }
 
 /// A defect and what it has seen so far; without one, everything passes as it is.
@@ -157,6 +172,7 @@ pub struct Fault {
     seen: HashMap<ActionId, Details>,
     given: Vec<Granted>,
     signals: Vec<Request>,
+    told: Vec<Request>,
     asked: u16,
     done: bool,
 }
@@ -202,6 +218,8 @@ impl Fault {
                     forced.clear();
                 }
             }
+            (Some(Defect::MixesExecutions), Request::Track { start, .. }) => *start = None,
+            (Some(Defect::MiscountsReports), tell @ Request::Tell { .. }) => self.miscount(tell),
             (Some(Defect::TakesStaleReports), Request::Report { lease, .. }) => {
                 let newest = self.given.iter().rev().find(|g| g.lease.action == lease.action);
                 if let Some(newest) = newest {
@@ -255,6 +273,11 @@ impl Fault {
             (Some(Defect::StartsBelowTheEnded), Request::Enqueue { .. }, Answer::Refused(r)) if r.code == "aborted" => {
                 fake(Reply::Nothing)
             }
+            (Some(Defect::StartsElsewhere), Request::Enqueue { .. }, Answer::Refused(r))
+                if r.code == "failed_precondition" =>
+            {
+                fake(Reply::Nothing)
+            }
             (Some(Defect::AbortsTheEnded), Request::Abort { .. }, Answer::Refused(r))
                 if r.code == "failed_precondition" =>
             {
@@ -268,6 +291,7 @@ impl Fault {
                 Answer::Done(Reply::Leased(self.leased(worker, granted)))
             }
             (_, Request::Signal { .. }, answer) => self.signalled(request, answer),
+            (_, Request::Tell { .. }, answer) => self.reported(request, answer),
             (_, Request::Create { .. } | Request::Enqueue { .. } | Request::Queue { .. }, answer) => {
                 self.admitted(request, answer)
             }
@@ -313,6 +337,10 @@ impl Fault {
             }
             (Some(Defect::ForgetsAColumn), Request::Enqueue { .. } | Request::Create { .. }) => {
                 self.write("UPDATE actions SET ready_at = 1 WHERE ready_at IS NOT NULL", &[]);
+            }
+            (Some(Defect::QueuesElsewhere), Request::Tell { .. }) => {
+                let tracked = "UPDATE actions SET ready_at = 1 WHERE CAST(state AS TEXT) LIKE '%\"tracking\"%'";
+                self.write(tracked, &[]);
             }
             (Some(Defect::LeaksAValue), Request::Create { .. }) => {
                 let leak = format!("UPDATE actions SET grp = '{}-0'", crate::spec::CANARY);

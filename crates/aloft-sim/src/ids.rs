@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::{
+    elsewhere::Told,
     lanes::Change,
     signal::Value,
     step::{Kind, Progress, Work},
@@ -178,6 +179,30 @@ pub enum Request {
         value: Value,
         /// Through which service.
         via: u8,
+    },
+    /// Begin a run that is carried out elsewhere.
+    Track {
+        /// Where.
+        place: Place,
+        /// How it is named.
+        name: Name,
+        /// What it does.
+        work: Work,
+        /// When it began, as it says itself.
+        start: Option<u8>,
+        /// The queue and limit that it names.
+        lane: RunLane,
+    },
+    /// Report on an action that is carried out elsewhere.
+    Tell {
+        /// Which.
+        action: ActionId,
+        /// Below which.
+        parent: String,
+        /// What it is, if the report says so.
+        kind: Option<Kind>,
+        /// What is said.
+        told: Told,
     },
     /// End what a time limit has ended.
     TimeOut,

@@ -5,6 +5,7 @@ pub mod book;
 pub mod client;
 pub mod door;
 pub mod draw;
+pub mod elsewhere;
 pub mod fault;
 pub mod host;
 pub mod ids;

@@ -45,6 +45,11 @@ pub fn run_base(org: &str, project: &str, domain: &str, run: &str) -> String {
     format!("{BUCKET}/{org}/{project}/{domain}/runs/{run}")
 }
 
+/// Where the data of a run lies that is carried out elsewhere.
+pub fn tracked_base(org: &str, project: &str, domain: &str, run: &str) -> String {
+    format!("{BUCKET}/{org}/{project}/{domain}/tracked-runs/{run}")
+}
+
 impl MemoryPlane {
     /// A task or a traced function writes its outputs below `prefix`.
     pub fn write_outputs(&self, prefix: &str) {
@@ -88,8 +93,7 @@ impl DataPlane for MemoryPlane {
     }
 
     fn tracked_base(&self, run: &RunKey) -> String {
-        let scope = &run.scope;
-        format!("{BUCKET}/{}/{}/{}/tracked-runs/{}", scope.org, scope.project, scope.domain, run.name)
+        tracked_base(&run.scope.org, &run.scope.project, &run.scope.domain, &run.name)
     }
 
     fn owns(&self, scope: &Scope, uri: &str) -> bool {

@@ -45,6 +45,24 @@ impl Scene {
         format!("run{n}")
     }
 
+    /// The name that clients give by number to a run that is carried out elsewhere; nobody's is one that is not theirs.
+    pub fn name_elsewhere(&self, n: u8) -> String {
+        match n {
+            NOBODY => self.run_name(0),
+            n => format!("elsewhere{n}"),
+        }
+    }
+
+    /// Run number `n` of those that exist, those that are carried out elsewhere before the others.
+    pub fn run_elsewhere(&self, n: u8, model: &Model) -> RunId {
+        let (mut runs, others): (Vec<_>, Vec<_>) = model.runs().into_iter().partition(|(_, run)| run.is_elsewhere());
+        runs.extend(others);
+        match runs.get(usize::from(n) % runs.len().max(1)) {
+            Some((id, _)) if n != NOBODY => (*id).clone(),
+            _ => self.run(NOBODY, model),
+        }
+    }
+
     /// The name of queue number `n`; nobody's is the one that always is.
     pub fn queue(&self, n: u8) -> String {
         match n {

@@ -267,7 +267,7 @@ fn runner(seed: u64) -> TestRunner {
 
 /// The sequence of `seed`.
 pub fn sequence(hands: Hands, seed: u64) -> Vec<Step> {
-    draw::sequence(hands).new_tree(&mut runner(seed)).map(|tree| tree.current()).unwrap_or_default()
+    draw::drawn(hands, seed).new_tree(&mut runner(seed)).map(|tree| tree.current()).unwrap_or_default()
 }
 
 /// Plays the sequence of `seed`; a failure comes back as small as it could be made.
@@ -278,7 +278,7 @@ pub fn one(bench: &Bench, seed: u64, fault: impl Fn() -> Fault) -> Result<(), Bo
     let (hands, play) = (bench.hands(), |steps: &[Step]| bench.play(steps, fault()));
     let mut runner = runner(seed);
     let failure = |steps: Vec<Step>, what: String| Box::new(Failure { seed, steps, what });
-    let tree = match draw::sequence(hands).new_tree(&mut runner) {
+    let tree = match draw::drawn(hands, seed).new_tree(&mut runner) {
         Ok(tree) => tree,
         Err(reason) => return Err(failure(Vec::new(), format!("no sequence can be drawn: {reason}"))),
     };

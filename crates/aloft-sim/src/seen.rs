@@ -3,7 +3,7 @@
 use aloft_core::{Phase, Time};
 use aloft_flyteidl2::flyteidl2::{
     common::{ActionIdentifier, EnrichedIdentity, RunIdentifier, enriched_identity},
-    workflow::{Action, ActionAttempt, ActionDetails, ActionUpdate, ErrorInfo, action_details},
+    workflow::{Action, ActionAttempt, ActionDetails, ActionUpdate, ErrorInfo, RunSource, action_details},
 };
 use buffa_types::google::protobuf::Timestamp;
 
@@ -41,6 +41,8 @@ pub struct Shown {
     pub recovered: Option<ActionId>,
     /// The run that its run was made from, and how: `RelationType` number. Only on the root.
     pub relation: Option<(RunId, i32)>,
+    /// Whether its run is carried out elsewhere.
+    pub elsewhere: bool,
 }
 
 /// An error as a view shows it.
@@ -183,6 +185,7 @@ impl Shown {
             cache: status.cache_status.to_i32(),
             recovered: metadata.recovered_from.as_option().map(action_id),
             relation: metadata.relation.as_option().map(|r| (run_id(&r.related_to), r.relation_type.to_i32())),
+            elsewhere: metadata.source == RunSource::RUN_SOURCE_TRACKED,
         })
     }
 }

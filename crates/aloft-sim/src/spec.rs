@@ -48,7 +48,8 @@ fn length(millis: u16) -> Duration {
     Duration { seconds: i64::from(seconds), nanos: i32::from(millis) * 1_000_000, ..Default::default() }
 }
 
-fn timestamp(at: Time) -> Timestamp {
+/// A time on the wire.
+pub(crate) fn timestamp(at: Time) -> Timestamp {
     let micros = at.as_micros();
     let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or(0);
     Timestamp { seconds: micros.div_euclid(1_000_000), nanos, ..Default::default() }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    elsewhere::Said,
     lanes::{Change, Lane},
     signal::{Condition, Says},
 };
@@ -116,6 +117,35 @@ pub enum Command {
         says: Says,
         /// Through which of the services that can.
         via: u8,
+    },
+    /// Somebody begins a run that is carried out elsewhere.
+    Track {
+        /// Which project and domain.
+        place: u8,
+        /// How it is named.
+        name: Naming,
+        /// What it does.
+        work: Work,
+        /// When it began, as it says itself: which of a few times.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        start: Option<u8>,
+        /// The queue and limit that it names, which mean nothing to it.
+        #[serde(default)]
+        lane: Lane,
+    },
+    /// Its reporter says something of an action.
+    Tell {
+        /// Which run, those that are carried out elsewhere first.
+        run: u8,
+        /// Which of a run's action names; 0 is its first.
+        action: u8,
+        /// Below which.
+        parent: u8,
+        /// What it is, if the report says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<Kind>,
+        /// What it says.
+        said: Said,
     },
     /// The one time limit that is due ends what it limits, if it is one.
     TimeOut,

@@ -8,7 +8,7 @@ use crate::{
     ids::Request,
     model::{DISABLED, HIT, MISS},
     rules::answers::{Answer, Reply},
-    seen::Details,
+    seen::{Details, SeenAttempt},
 };
 
 /// How often what was reached.
@@ -30,6 +30,8 @@ impl Tally {
             Request::Lease { .. } => "lease",
             Request::Report { .. } => "report",
             Request::Signal { .. } => "signal",
+            Request::Track { .. } => "track",
+            Request::Tell { .. } => "tell",
             Request::TimeOut => "time out",
             Request::Queue { .. } => "queue",
         };
@@ -56,6 +58,13 @@ impl Tally {
     /// Counts an action by its end.
     pub fn ended(&mut self, details: &Details) {
         self.count(format!("ended: {}", details.shown.phase.words()));
+        if details.shown.elsewhere {
+            let unreported = |a: &SeenAttempt| a.error.as_ref().is_some_and(|e| e.code == "EndNotReported");
+            self.count(format!("ended elsewhere: {}", details.shown.phase.words()));
+            if details.attempts.iter().any(unreported) {
+                self.count("ended elsewhere: attempt not reported");
+            }
+        }
         if details.attempts.len() > 1 {
             self.count("ended: after a retry");
         }

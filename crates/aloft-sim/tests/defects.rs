@@ -71,6 +71,14 @@ const EXPECTED: &[(Defect, &str)] = &[
     (Defect::RecoversNothing, "rule_2_what_succeeded_is_recovered"),
     (Defect::ForgetsForced, "rule_2_forced_actions_run_again"),
     (Defect::HidesRelations, "rule_1_relations_are_seen_both_ways"),
+    (Defect::RefusesRepeatedReports, "rule_4_what_was_reported_changes_nothing"),
+    (Defect::HearsOfTheEnded, "rule_5_an_end_here_is_the_end"),
+    (Defect::HearsOfTheEnded, "rule_5_nothing_is_reported_below_what_has_ended"),
+    (Defect::HearsNothing, "rule_3_what_is_reported_is_taken"),
+    (Defect::MiscountsReports, "rule_3_views_show_what_was_done"),
+    (Defect::MixesExecutions, "rule_4_another_execution_of_a_taken_name_is_refused"),
+    (Defect::StartsElsewhere, "rule_6_nothing_starts_here_in_what_runs_elsewhere"),
+    (Defect::QueuesElsewhere, "rule_6_no_worker_has_what_runs_elsewhere"),
 ];
 
 /// How a defect was noticed instead, if its rule was not broken.

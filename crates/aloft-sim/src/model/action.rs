@@ -2,7 +2,7 @@
 
 use aloft_core::{Phase, Time};
 
-use super::{Cached, Recovered, Run};
+use super::{Cached, Recovered, Run, elsewhere::Reported};
 use crate::{
     rules::views::rank,
     signal::Value,
@@ -40,6 +40,8 @@ pub struct Action {
     pub cache: Option<Cached>,
     /// Whose result it took over.
     pub recovered: Option<Recovered>,
+    /// What its reporter said, if it is carried out elsewhere.
+    pub(super) reported: Option<Reported>,
     /// How it ended.
     pub end: Option<End>,
     /// Whether its own record says how it ended. No view shows a difference.
@@ -123,7 +125,7 @@ impl Attempt {
     }
 }
 
-fn plus(at: Time, micros: i64) -> Time {
+pub(super) fn plus(at: Time, micros: i64) -> Time {
     Time::from_micros(at.as_micros() + micros)
 }
 
@@ -132,7 +134,7 @@ fn millis(ms: u16) -> i64 {
 }
 
 /// The pause before the retry after `failures` user failures, in microseconds.
-fn pause(policy: &Policy, failures: u32) -> i64 {
+pub(super) fn pause(policy: &Policy, failures: u32) -> i64 {
     let Some(backoff) = &policy.backoff else { return 0 };
     let mut pause = millis(backoff.base);
     for _ in 1..failures {
@@ -160,6 +162,10 @@ impl Action {
         match &self.end {
             Some(end) => end.phase,
             None if self.is_condition() => Some(Phase::Paused),
+            // Nobody has begun the attempt that is to follow.
+            None if self.reported.is_some() => {
+                self.attempts.last().map(Attempt::phase).map(|p| if p.is_terminal() { Phase::Queued } else { p })
+            }
             None => self.attempts.last().map(Attempt::phase),
         }
     }
@@ -169,13 +175,17 @@ impl Action {
         // Who waited for another's result says so for ever.
         let waits = |phase| matches!(phase, Phase::Queued | Phase::WaitingForResources);
         let ready = |a: &Attempt| waits(a.phase()) && a.holder.is_none() && a.ready <= at;
-        self.end.is_none() && !self.looks() && self.attempts.last().is_some_and(ready)
+        self.end.is_none() && self.reported.is_none() && !self.looks() && self.attempts.last().is_some_and(ready)
     }
 
     /// Whether the record, which has not followed the end above it yet, looks as if it waited.
     pub fn looks_ready(&self, at: Time) -> bool {
         let before = |a: &Attempt| a.holder.is_none() && a.ready <= at;
-        !self.settled && self.end.is_some() && !self.looks() && self.attempts.last().is_some_and(before)
+        !self.settled
+            && self.reported.is_none()
+            && self.end.is_some()
+            && !self.looks()
+            && self.attempts.last().is_some_and(before)
     }
 
     /// The attempt moves on; `false` if it is there already.
@@ -191,7 +201,7 @@ impl Action {
 
     /// The current attempt ends, and the action with it.
     pub fn finish(&mut self, phase: Phase, at: Time, why: Why) {
-        if let Some(attempt) = self.attempts.last_mut() {
+        if let Some(attempt) = self.attempts.last_mut().filter(|a| !a.phase().is_terminal()) {
             attempt.phases.push((phase, at));
         }
         self.end = Some(End { phase: Some(phase), at: Some(at), why });
@@ -230,6 +240,9 @@ impl Action {
         if let (Kind::Condition(condition), None) = (&self.kind, &self.end) {
             return condition.timeout.map(|ms| (plus(self.created, millis(ms)), "CONDITION_TIMED_OUT"));
         }
+        if self.reported.is_some() {
+            return self.given_up_at().map(|at| (at, "NOT_RETRIED"));
+        }
         let attempt = self.attempts.last().filter(|_| self.end.is_none())?;
         let policy = self.policy();
         let running = attempt.entered(Phase::Running);
@@ -248,6 +261,7 @@ impl Action {
 impl Run {
     /// Whether `name` and everything above it lives.
     pub fn life(&self, name: &str, theirs: bool) -> Life {
+        let theirs = theirs && !self.is_elsewhere();
         let mut life = Life::Live;
         let mut current = Some(name.to_owned());
         while let Some(name) = current {
@@ -264,13 +278,15 @@ impl Run {
 
     /// Everything live below `name`, which has ended, has ended with it.
     pub fn cascade(&mut self, name: &str, theirs: bool) {
+        let theirs = theirs && !self.is_elsewhere();
         let Some(end) = self.actions.get(name).and_then(|a| a.end.clone()) else { return };
         let below: Vec<String> = self.actions.keys().filter(|other| self.below(other, name)).cloned().collect();
         for other in below {
             let Some(action) = self.actions.get_mut(&other).filter(|a| a.end.is_none()) else { continue };
             let why = Why::Above(name.to_owned());
             match end.at.filter(|_| !theirs) {
-                Some(at) => action.finish(Phase::Aborted, at, why),
+                // A reporter may say of an end when it was, and have said of this what happened after it.
+                Some(at) => action.finish(Phase::Aborted, at.max(action.last_time()), why),
                 // It may have ended by itself a moment before.
                 None => action.end = Some(End { phase: None, at: None, why }),
             }

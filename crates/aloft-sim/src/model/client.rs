@@ -9,6 +9,7 @@ use crate::{
     rules::{
         Check,
         answers::{self, Answer},
+        elsewhere,
     },
     step::{Kind, Work},
 };
@@ -62,7 +63,7 @@ impl Model {
             Name::Any => None,
         };
         if let Some((id, run)) = known.as_ref().and_then(|id| self.runs.get_key_value(id)) {
-            if run.work == *work {
+            if run.work == *work && !run.is_elsewhere() {
                 answers::rule_4_same_create_changes_nothing(answer, id)?;
             } else {
                 answers::rule_4_other_work_under_a_taken_name_is_refused(answer, id)?;
@@ -97,13 +98,14 @@ impl Model {
     fn add_run(&mut self, id: &RunId, work: &Work, (lane, reuse): (&RunLane, &Reuse), at: Time) {
         let order = self.number();
         let (queue, most) = (lane.queue.clone(), Some(lane.most).filter(|most| *most > 0));
-        let run = Run { order, work: work.clone(), queue, most, reuse: reuse.clone(), actions: [].into() };
+        let run =
+            Run { order, work: work.clone(), queue, most, reuse: reuse.clone(), elsewhere: None, actions: [].into() };
         self.runs.insert(id.clone(), run);
         let root = NewAction { name: ROOT_ACTION, parent: None, group: "", queue: "" };
         self.add_action(id, &root, &Kind::Task(work.clone()), at);
     }
 
-    fn number(&mut self) -> u32 {
+    pub(super) fn number(&mut self) -> u32 {
         self.made += 1;
         self.made
     }
@@ -136,6 +138,7 @@ impl Model {
             losses: 0,
             cache,
             recovered: None,
+            reported: None,
             end,
             settled: true,
         };
@@ -179,6 +182,10 @@ impl Model {
         }
         if !run.actions.contains_key(parent) {
             answers::rule_9_what_is_missing_is_named(answer, parent)?;
+            return self.unchanged();
+        }
+        if run.is_elsewhere() {
+            elsewhere::rule_6_nothing_starts_here_in_what_runs_elsewhere(answer)?;
             return self.unchanged();
         }
         match (run.life(parent, self.theirs()), answer) {
@@ -239,7 +246,7 @@ impl Model {
             (Life::Ended(None), _) => self.unchanged(),
             (life @ (Life::Live | Life::Unknown), _) => {
                 let done = answers::rule_3_what_can_be_done_is_done(answer)?;
-                let when = (!self.theirs()).then_some(at);
+                let when = (!self.others_move(&target.run)).then_some(at);
                 let why = Why::Asked(reason.to_owned());
                 let mut possible = self.changed(done, |m| m.end(target, Some(Phase::Aborted), when, why));
                 if life == Life::Unknown && target.name != ROOT_ACTION {

@@ -2,7 +2,7 @@
 
 use aloft_core::{Phase, Time};
 
-use super::{Action, Cached, DISABLED, Looked, Model, Run, Why, client::trace_times};
+use super::{Action, Cached, DISABLED, Looked, Model, Run, Why, client::trace_times, elsewhere};
 use crate::{
     ids::{ActionId, RAISED, output_prefix},
     rules::{Check, durable, reuse, signals, views},
@@ -56,6 +56,7 @@ impl Model {
         let relation = run.reuse.from.as_ref().filter(|_| root).map(|from| (from.run.clone(), from.kind()));
         durable::rule_3_views_show_what_was_done(&shown.id, &shown.relation, &relation)?;
         reuse::rule_2_forced_actions_run_again(shown, run.forces(&shown.id.name))?;
+        durable::rule_3_views_show_what_was_done(&shown.id, &shown.elsewhere, &run.is_elsewhere())?;
         let certain = (
             action.parent.clone().unwrap_or_default(),
             action.group.clone(),
@@ -64,7 +65,7 @@ impl Model {
         );
         let told = (shown.parent.clone(), shown.group.clone(), shown.kind, shown.function.clone());
         durable::rule_3_views_show_what_was_done(&shown.id, &told, &certain)?;
-        if self.moves_by_itself(&action.kind) {
+        if self.moves_by_itself(run, action) {
             return self.learn(shown);
         }
         let source = run.reuse.from.as_ref().filter(|from| from.recover.is_some()).map(|from| &from.run);
@@ -74,6 +75,16 @@ impl Model {
         durable::rule_3_views_show_what_was_done(&shown.id, &shown.recovered.as_ref(), &recovered)?;
         let cache = action.cache.as_ref().map_or(DISABLED, Cached::status);
         durable::rule_3_views_show_what_was_done(&shown.id, &shown.cache, &cache)?;
+        if self.theirs() && run.is_elsewhere() {
+            // The times are somebody else's clock's.
+            let (done, told) = (action.phase(), Some(shown.phase));
+            durable::rule_3_views_show_what_was_done(&shown.id, &told, &done)?;
+            return durable::rule_3_views_show_what_was_done(
+                &shown.id,
+                &(shown.attempts as usize),
+                &action.attempts.len(),
+            );
+        }
         let end = action.end.as_ref().and_then(|e| e.at);
         let done =
             (action.phase(), action.created, end, action.attempts.len(), end.map(|at| millis(action.created, at)));
@@ -82,8 +93,8 @@ impl Model {
     }
 
     /// Whether somebody else's hands or clock may have moved it since we looked.
-    fn moves_by_itself(&self, kind: &Kind) -> bool {
-        self.theirs() && !matches!(kind, Kind::Trace { .. })
+    fn moves_by_itself(&self, run: &Run, action: &Action) -> bool {
+        self.theirs() && !run.is_elsewhere() && !matches!(action.kind, Kind::Trace { .. })
     }
 
     /// What somebody else's hands and clock have done to an action since we looked.
@@ -112,9 +123,9 @@ impl Model {
         if !self.theirs() {
             reuse::rule_2_a_hit_is_of_what_succeeded_before(details, |id, attempt| self.computed(id, attempt))?;
         }
-        let (_, action) = self.action(&details.shown.id)?;
+        let (run, action) = self.action(&details.shown.id)?;
         observe_condition(action, details)?;
-        if self.moves_by_itself(&action.kind) {
+        if self.moves_by_itself(run, action) {
             // Of what somebody else's hands did, only our own words are known.
             // What is above it may have ended a moment before; aborting it was no more than success then.
             let above = action.parent.is_some() && details.aborted.as_ref().is_some_and(|why| why.contains("above it"));
@@ -126,6 +137,9 @@ impl Model {
             return if ours { observe_end(action, details) } else { Ok(()) };
         }
         observe_end(action, details)?;
+        if self.theirs() && run.is_elsewhere() {
+            return elsewhere::observe_attempts(action, details);
+        }
         observe_attempts(action, details)
     }
 }
@@ -157,11 +171,11 @@ fn observe_condition(action: &Action, details: &Details) -> Check {
 
 fn observe_attempts(action: &Action, details: &Details) -> Check {
     let id = &details.shown.id;
-    if let Kind::Trace { failed, .. } = action.kind {
+    if let (Kind::Trace { failed, .. }, None) = (&action.kind, action.reported) {
         // A trace ran once, in its parent's process.
         let phase = match &action.recovered {
             Some(_) => Phase::Recovered,
-            None if failed => Phase::Failed,
+            None if *failed => Phase::Failed,
             None => Phase::Succeeded,
         };
         let told: Vec<_> = details.attempts.iter().map(|a| (a.number, a.phase, a.end)).collect();

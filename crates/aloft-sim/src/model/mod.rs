@@ -11,6 +11,7 @@ mod beliefs;
 mod cache;
 mod client;
 mod condition;
+mod elsewhere;
 mod expect;
 mod lanes;
 mod queues;
@@ -26,6 +27,7 @@ pub use beliefs::Beliefs;
 pub use cache::{Cached, DISABLED, HIT, Looked, MISS};
 use client::NewAction;
 pub use client::trace_times;
+pub use elsewhere::Start;
 pub use expect::{function, output};
 use queues::Queue;
 pub use recover::Recovered;
@@ -72,6 +74,8 @@ pub struct Run {
     pub most: Option<u8>,
     /// What of earlier work it reuses.
     pub reuse: Reuse,
+    /// When it began, if it is carried out elsewhere.
+    pub elsewhere: Option<Start>,
     /// Its actions by name.
     pub actions: BTreeMap<String, Action>,
 }
@@ -123,6 +127,10 @@ impl Model {
             Request::Lease { worker, max } => self.lease(worker, *max, asked.alone, answer, at),
             Request::Report { lease, progress } => self.report(lease, progress, answer, at),
             Request::Signal { action, value, .. } => self.signal(action, *value, answer, at),
+            Request::Track { place, name, work, start, .. } => {
+                self.begin((place, name), work, Start(*start), answer, at)
+            }
+            Request::Tell { action, parent, kind, told } => self.tell(action, parent, kind.as_ref(), told, answer, at),
             Request::TimeOut => self.time_out(answer, at),
             Request::Queue { name, change } => self.change_queue(name, *change, answer),
         }

@@ -162,6 +162,10 @@ impl Model {
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         let Some(action) = run.actions.get_mut(&id.name) else { return };
         let Some((_, code)) = action.limit().filter(|(when, _)| *when <= at) else { return };
+        if action.given_up_at().is_some() {
+            action.give_up();
+            return run.cascade(&id.name, theirs);
+        }
         action.fail(Phase::TimedOut, code, code == "MAX_RUNTIME_EXCEEDED", at);
         run.cascade(&id.name, theirs);
     }

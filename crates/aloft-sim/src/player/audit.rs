@@ -10,8 +10,8 @@ use crate::{
     book::Moment,
     client::Watched,
     ids::{ActionId, Place, RunId},
-    model::Model,
-    rules::{Check, bounds, lanes, log, streams, views},
+    model::{Model, Run},
+    rules::{Check, bounds, elsewhere, lanes, log, streams, views},
     seen::{Details, Shown},
     tally::Tally,
     watching::{Heard, Item, message},
@@ -100,6 +100,7 @@ impl Player<'_> {
             if let Some(details) = audit.details.get(&root.shown.id) {
                 views::rule_1_views_agree(details, "GetRunDetails", &root)?;
             }
+            self.audit_elsewhere(run, &root).await?;
             self.audit_pages(run).await?;
             self.audit_filters(run, &rows).await?;
             self.audit_snapshots(run, audit).await?;
@@ -198,6 +199,8 @@ impl Player<'_> {
         log::rule_1_log_is_numbered_without_gaps(&ledger)?;
         log::rule_1_the_feed_is_in_the_order_of_the_logs(&ledger)?;
         let story = log::rule_1_states_are_the_fold_of_the_log(&ledger)?;
+        let is_elsewhere = self.model().run(run).is_some_and(Run::is_elsewhere);
+        elsewhere::rule_6_no_worker_has_what_runs_elsewhere(&ledger, is_elsewhere)?;
         log::rule_1_columns_are_projections_of_the_states(&ledger)?;
         log::rule_5_the_log_never_goes_back(&ledger, &story)?;
         log::rule_6_the_log_has_one_holder_per_attempt(&ledger)?;

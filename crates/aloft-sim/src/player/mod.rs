@@ -1,6 +1,7 @@
 //! Plays a sequence: asks what its steps say, and after each one looks whether the server shows what must be.
 
 mod audit;
+mod elsewhere;
 mod follow;
 mod lanes;
 mod reuse;
@@ -14,17 +15,18 @@ use std::{
     time::Duration,
 };
 
-use aloft_core::ROOT_ACTION;
+use aloft_core::{ROOT_ACTION, Time};
 use futures::future::join_all;
 
 use crate::{
     book::Book,
     client::{Client, Watched},
     draw::Hands,
+    elsewhere::ABORT_HERE,
     fault::Fault,
     host::Host,
-    ids::{ActionId, Lease, Name, Origin, Request, Reuse, RunId, RunLane},
-    model::{Asked, Beliefs, Model},
+    ids::{ActionId, Lease, Name, Origin, Request, Reuse, RunId},
+    model::{Asked, Beliefs, Model, Run},
     rules::{Check, answers::Answer, durable, views},
     scene::Scene,
     seen::{Details, Shown},
@@ -184,11 +186,10 @@ impl<'h> Player<'h> {
                 place: scene.place(*place),
                 name: match name {
                     Naming::Named(n) => Name::Given(scene.run_name(*n)),
-                    Naming::Request(n) => Name::ForRequest(scene.request(*n)),
-                    Naming::Nameless => Name::Any,
+                    other => self.unnamed(other),
                 },
                 work: work.clone(),
-                lane: RunLane { queue: lane.queue.map(|n| scene.queue(n)).unwrap_or_default(), most: lane.most },
+                lane: self.lane(lane),
                 reuse: self.reuse(reuse),
             },
             Command::Enqueue { run, action, parent, kind, old, queue } => {
@@ -204,11 +205,12 @@ impl<'h> Player<'h> {
             }
             Command::Abort { run, action, via } => {
                 let run = scene.run(*run, model);
+                let here = *via == 2 && action.is_none() && model.run(&run).is_some_and(Run::is_elsewhere);
                 Request::Abort {
                     action: action.map(|n| scene.action(n, &run, model)),
                     run,
                     reason: format!("abort number {}", self.asked.len()),
-                    via: *via,
+                    via: if here { ABORT_HERE } else { *via },
                 }
             }
             Command::Lease { .. } if !self.ours() => return None,
@@ -226,6 +228,17 @@ impl<'h> Player<'h> {
                 Request::Signal { action, value, via: *via }
             }
             Command::Queue { queue, change } => Request::Queue { name: scene.queue(*queue), change: *change },
+            Command::Track { place, name, work, start, lane } => Request::Track {
+                place: scene.place(*place),
+                name: match name {
+                    Naming::Named(n) => Name::Given(scene.name_elsewhere(*n)),
+                    other => self.unnamed(other),
+                },
+                work: work.clone(),
+                start: *start,
+                lane: self.lane(lane),
+            },
+            Command::Tell { run, action, parent, kind, said } => self.tell(*run, (*action, *parent), kind, said),
             // More than one limit at once, and other requests could come between them.
             Command::TimeOut => model.has_one_limit_due(self.host.now()).then_some(Request::TimeOut)?,
             Command::Forge { lease, how } => {
@@ -242,7 +255,9 @@ impl<'h> Player<'h> {
     fn reuse(&self, reuse: &step::Reuse) -> Reuse {
         let (scene, model) = (&self.scene, self.model());
         let names = |forced: &Vec<u8>| forced.iter().map(|n| scene.action_name(*n)).collect();
-        let from = reuse.from.as_ref();
+        // What was achieved elsewhere is not taken over by these runs.
+        let is_here = |run: &RunId| !model.run(run).is_some_and(Run::is_elsewhere);
+        let from = reuse.from.as_ref().filter(|o| is_here(&scene.run(o.run, model)));
         Reuse {
             overwrite: reuse.overwrite,
             own_domain: reuse.own_domain,
@@ -285,7 +300,7 @@ impl<'h> Player<'h> {
 
     /// Makes the project of a run that is about to be created, if it is one of the sequence's.
     async fn furnish(&mut self, request: &Request) -> Check {
-        let Request::Create { place, .. } = request else { return Ok(()) };
+        let (Request::Create { place, .. } | Request::Track { place, .. }) = request else { return Ok(()) };
         if self.scene.projects().contains(&place.project) && self.furnished.insert(place.project.clone()) {
             self.client.create_project(&place.project).await?;
         }
@@ -348,13 +363,20 @@ impl<'h> Player<'h> {
         let answer = self.send_and_kill(&request).await?;
         self.tally.count(if answer == Answer::Lost { "cut: lost" } else { "cut: answered" });
         self.restart().await?;
-        let unnamed = matches!(request, Request::Create { name: Name::ForRequest(_), .. });
+        let (Request::Create { name: asked, .. } | Request::Track { name: asked, .. }) = &request else {
+            return self.after_cut(request, answer, at).await;
+        };
+        let unnamed = matches!(asked, Name::ForRequest(_));
         if unnamed && answer == Answer::Lost {
             // Only asking again tells its name, which is what the SDK does.
             self.client = Client::new(self.host.door());
             self.ask(request).await?;
             return self.found_again().await;
         }
+        self.after_cut(request, answer, at).await
+    }
+
+    async fn after_cut(&mut self, request: Request, answer: Answer, at: Time) -> Check {
         self.beliefs.answered(Asked { request: &request, at, alone: true }, &answer)?;
         self.keep(&answer)?;
         self.found_again().await?;
@@ -406,6 +428,8 @@ impl<'h> Player<'h> {
             | Request::Enqueue { .. }
             | Request::Abort { .. }
             | Request::Signal { .. }
+            | Request::Track { .. }
+            | Request::Tell { .. }
             | Request::Queue { .. } => self.client.ask(request).await,
         }
     }
@@ -413,12 +437,13 @@ impl<'h> Player<'h> {
     /// Looks at what a request was about, now that it was answered.
     async fn look_after(&mut self, request: &Request, answer: &Answer) -> Check {
         match request {
-            Request::Create { .. } => {
+            Request::Create { .. } | Request::Track { .. } => {
                 if let Answer::Done(crate::rules::answers::Reply::Run(shown)) = answer {
                     self.look(&shown.id).await?;
                 }
             }
             Request::Enqueue { action, .. } | Request::Signal { action, .. } => self.look(action).await?,
+            Request::Tell { action, .. } => self.look_below(action).await?,
             Request::Report { lease, .. } => self.look(&lease.action).await?,
             Request::Queue { name, .. } => self.look_at_queue(name).await?,
             Request::Lease { .. } | Request::TimeOut => {}

@@ -216,6 +216,7 @@ impl Player<'_> {
     pub(super) async fn check_limits(&mut self) -> Check {
         let Some(server) = self.host.inside() else { return Ok(()) };
         let at = self.host.now();
+        (0..self.model().given_up(at)).for_each(|_| self.tally.count("given up elsewhere"));
         // What is due below an ended action stays due until its record has followed.
         while answers::rule_5_reconcilers_go_on(server.control().check_limits_once(at).await)?.0.contains(&true) {}
         self.beliefs.happened(|model| model.check_limits(at));

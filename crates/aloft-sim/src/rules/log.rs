@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aloft_core::{ActionName, ActionState, Time};
 
-use super::{Check, broken, views::rank};
+use super::{Check, broken, views::goes_back};
 use crate::{
     book::{Ledger, Moment, Story},
     ids::RunId,
@@ -71,7 +71,7 @@ pub fn rule_1_columns_are_projections_of_the_states(ledger: &Ledger) -> Check {
             state.ancestors.len() as i64,
             state.ended_at.map(Time::as_micros),
             state.ready_at().map(Time::as_micros),
-            state.next_limit().map(|(at, _)| at.as_micros()),
+            state.due_at().map(Time::as_micros),
             state.live_lease().map(|l| l.worker.0.as_str()),
         );
         if said != is || *name != state.name.to_string() {
@@ -88,7 +88,8 @@ pub fn rule_1_columns_are_projections_of_the_states(ledger: &Ledger) -> Check {
 /// What can be seen of an action never goes back: attempts increase, phases advance, an end is the last.
 pub fn rule_5_the_log_never_goes_back(ledger: &Ledger, story: &Story) -> Check {
     for (name, moments) in &story.moments {
-        let back = |w: &&[Moment]| w[0].0.is_terminal() || (w[1].1, rank(w[1].0)) < (w[0].1, rank(w[0].0));
+        let elsewhere = story.states.iter().any(|(of, state)| of.as_str() == name && state.is_tracked());
+        let back = |w: &&[Moment]| w[0].0.is_terminal() || goes_back(w[0], w[1], elsewhere);
         if let Some(step) = moments.windows(2).find(back) {
             return broken!(rule_5_the_log_never_goes_back, "{}/{name}: {step:?}", ledger.run);
         }

@@ -10,6 +10,7 @@
 pub mod answers;
 pub mod bounds;
 pub mod durable;
+pub mod elsewhere;
 pub mod lanes;
 pub mod leases;
 pub mod log;

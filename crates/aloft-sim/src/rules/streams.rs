@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Check, broken, views::rank};
+use super::{Check, broken, views::goes_back};
 use crate::{
     book::Moment,
     client::Watched,
@@ -31,6 +31,14 @@ fn said(item: &Item) -> Option<(&ActionId, aloft_core::Phase, Option<u32>)> {
     }
 }
 
+fn is_elsewhere(item: &Item) -> bool {
+    match item {
+        Item::Shown(shown) | Item::Counted(shown, _) => shown.elsewhere,
+        Item::Details(details) => details.shown.elsewhere,
+        Item::Update(_) | Item::Sentinel | Item::Unreadable(_) => false,
+    }
+}
+
 /// Every message of a stream can be read.
 pub fn rule_1_every_message_can_be_read(watched: &Watched, heard: &Heard) -> Check {
     match heard.items.iter().find_map(|i| if let Item::Unreadable(what) = i { Some(what) } else { None }) {
@@ -46,7 +54,7 @@ pub fn rule_5_phases_never_regress_on_a_stream(watched: &Watched, heard: &Heard)
         let Some((id, phase, attempts)) = said(item) else { continue };
         if let Some((before, attempts_before)) = last.insert(id, (phase, attempts)) {
             let back = match (attempts_before, attempts) {
-                (Some(a), Some(b)) => (b, rank(phase)) < (a, rank(before)),
+                (Some(a), Some(b)) => goes_back((before, a), (phase, b), is_elsewhere(item)),
                 _ => false,
             };
             if back || (before.is_terminal() && before != phase) {

@@ -16,9 +16,17 @@ pub fn rank(phase: Phase) -> u8 {
     }
 }
 
+/// Whether what is shown of an action that lives, its phase and its attempts, has gone back. What is carried out
+/// elsewhere waits after a failed attempt for one that nobody has begun, which is not shown before.
+pub fn goes_back(before: (Phase, u32), now: (Phase, u32), elsewhere: bool) -> bool {
+    let between = elsewhere && now.0 == Phase::Queued && now.1 == before.1;
+    !between && (now.1, rank(now.0)) < (before.1, rank(before.0))
+}
+
 /// Within an attempt phases only advance.
 pub fn rule_5_phases_only_advance(before: &Shown, now: &Shown) -> Check {
-    if before.attempts == now.attempts && rank(now.phase) < rank(before.phase) {
+    let same = before.attempts == now.attempts;
+    if same && goes_back((before.phase, before.attempts), (now.phase, now.attempts), now.elsewhere) {
         return broken!(
             rule_5_phases_only_advance,
             "attempt {} of {} was {} and is {}",
