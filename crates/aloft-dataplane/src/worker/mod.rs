@@ -356,6 +356,7 @@ impl Loop {
     /// Compares what this worker has with what it holds by the control plane's record.
     fn reclaim(&mut self, held: Vec<LeasedAttempt>) {
         let listed: HashSet<AttemptId> = held.iter().map(|attempt| attempt.lease.id.clone()).collect();
+        let count = listed.len();
         for (id, entry) in &self.here {
             if !listed.contains(id) {
                 entry.over.cancel();
@@ -370,6 +371,9 @@ impl Loop {
             if !self.here.contains_key(&attempt.lease.id) {
                 self.recover(attempt);
             }
+        }
+        if count > 0 {
+            tracing::info!("what this worker held is found again: {count} attempts");
         }
     }
 
