@@ -72,6 +72,8 @@ struct Inner {
     /// What callbacks are signed with.
     callback_key: [u8; 32],
     told: Mutex<HashMap<WorkerId, u64>>,
+    /// Of which waiting actions it was said what holds them back.
+    held: Mutex<hold::Said>,
 }
 
 impl Control {
@@ -86,8 +88,8 @@ impl Control {
         callback_key: [u8; 32],
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
-        let told = Mutex::default();
-        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key, told }))
+        let (told, held) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key, told, held }))
     }
 
     /// Records the domains that the default organisation begins with, and returns those that it has.

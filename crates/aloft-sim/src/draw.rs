@@ -130,7 +130,7 @@ fn recovered() -> impl Strategy<Value = Vec<Step>> {
     let name = (0u8..2, any::<bool>(), worker());
     let full = QueueSpec { depth: Some(0), ..QueueSpec::default() };
     let shut = prop_oneof![1 => Just(Change::Update(full)), 1 => Just(Change::Drain)];
-    (0u8..2, 1u8..5, kind, place(), name, work(), forced(), option::weighted(0.25, shut)).prop_map(
+    (0u8..2, 1u8..5, kind, place(), name, work(), forced(), option::weighted(0.5, shut)).prop_map(
         |(run, action, kind, place, (name, forces, worker), work, mut forced, shut)| {
             if forces {
                 forced.push(action);
