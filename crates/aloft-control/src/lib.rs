@@ -72,6 +72,8 @@ struct Inner {
     /// What callbacks are signed with.
     callback_key: [u8; 32],
     told: Mutex<HashMap<WorkerId, u64>>,
+    /// Of which waiting actions it was said what holds them back.
+    held: Mutex<hold::Said>,
 }
 
 impl Control {
@@ -86,8 +88,8 @@ impl Control {
         callback_key: [u8; 32],
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
-        let told = Mutex::default();
-        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key, told }))
+        let (told, held) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key, told, held }))
     }
 
     /// Records the domains that the default organisation begins with, and returns those that it has.
@@ -133,8 +135,30 @@ impl Control {
         }
     }
 
-    /// Runs the reconcilers until the control plane stops.
+    /// Runs the reconcilers until the control plane stops, whenever it is this one's turn among those that share the store.
     pub async fn run(&self) {
+        while !self.stopping().is_cancelled() {
+            let lead = tokio::select! {
+                () = self.stopping().cancelled() => return,
+                lead = self.store().lead() => lead,
+            };
+            match lead {
+                Ok(mut turn) => {
+                    tracing::debug!("this control plane reconciles from here on");
+                    tokio::select! {
+                        () = self.reconcile() => {}
+                        () = turn.lost() => tracing::warn!("another control plane may reconcile from here on"),
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask for the turn to reconcile");
+                    self.pause(reconcile::TROUBLE).await;
+                }
+            }
+        }
+    }
+
+    async fn reconcile(&self) {
         tokio::join!(
             self.settle_loop(),
             self.limits_loop(),

@@ -20,6 +20,7 @@ mod read;
 mod records;
 mod rows;
 mod schema;
+mod turn;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +33,7 @@ use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservat
 use aloft_store::{
     Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
     Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
-    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
+    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which,
     sql::Next,
 };
 use async_trait::async_trait;
@@ -45,6 +46,7 @@ use tokio_postgres::Config;
 use self::{
     batch::Job,
     cache::Place,
+    connect::Connector,
     error::{from_pool, from_postgres},
     read::Reader,
 };
@@ -110,6 +112,7 @@ impl Drop for Shared {
 /// What everything of one store shares.
 struct Shared {
     pool: Pool,
+    connect: Connector,
     hub: Hub,
     clock: Clock,
     /// The channel of notifications.
@@ -212,6 +215,7 @@ impl PostgresStore {
         let places = batch::PLACES;
         let shared = Arc::new(Shared {
             pool,
+            connect: connect.clone(),
             hub: Hub::new(pos * places + (places - 1)),
             clock,
             channel: format!("aloft.{schema}"),
@@ -608,5 +612,13 @@ impl Store for PostgresStore {
 
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         read!(self, |db| records::limits(&db, org))
+    }
+
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
+        turn::dispatch(self.shared.pool.clone(), self.shared.channel.clone()).await
+    }
+
+    async fn lead(&self) -> Result<Turn, StoreError> {
+        turn::lead(self.shared.connect.clone(), self.shared.channel.clone()).await
     }
 }

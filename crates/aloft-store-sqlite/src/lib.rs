@@ -31,7 +31,7 @@ use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservat
 use aloft_store::{
     Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
     Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
-    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
+    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which,
     sql::Next,
 };
 use async_trait::async_trait;
@@ -536,6 +536,14 @@ impl Store for SqliteStore {
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         let org = org.to_owned();
         self.read(move |db| queues::limits(db, &org)).await
+    }
+
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
+        Ok(Turn::of_one())
+    }
+
+    async fn lead(&self) -> Result<Turn, StoreError> {
+        Ok(Turn::of_one())
     }
 }
 
