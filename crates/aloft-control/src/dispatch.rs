@@ -1,6 +1,6 @@
 //! What data planes ask: leases, reports, revocations.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aloft_core::{
     ActionName, ActionState, Command, Event, Lease, LeaseToken, Never, Progress, Refusal, Reply, RunKey, WorkerId, plan,
@@ -201,23 +201,20 @@ impl Control {
     /// Leases one action's waiting attempt; `None` if another was faster or it has ended.
     async fn take(&self, worker: &WorkerId, run: RunKey, action: ActionName) -> Option<(RunKey, ActionState)> {
         let lease = Lease { worker: worker.clone(), token: LeaseToken(names::lease_token()) };
-        let command = Command::Lease { action: action.clone(), lease: lease.clone() };
+        let command = Command::Lease { action: action.clone(), lease };
         match self.store().submit(Submission::new(run.clone(), command)).await {
-            Ok(Reply::Done) => {}
-            Ok(Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => return None,
+            Ok(Reply::Leased(state)) => Some((run, *state)),
+            Ok(Reply::Done | Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => None,
             Err(error) => {
                 tracing::warn!(%error, run = %run, action = %action, "cannot lease an action");
-                return None;
+                None
             }
         }
-        let snapshot = self.store().snapshot(&run, Which::One(action.clone())).await.ok()??;
-        let state = snapshot.actions.into_iter().next()?;
-        Some((run, state)).filter(|(_, s)| s.live_lease() == Some(&lease))
     }
 
     /// Adds to leased actions what a worker needs to run them.
     async fn describe(&self, held: Vec<(RunKey, ActionState)>) -> Result<Vec<LeasedAttempt>, ReportError> {
-        let mut runs: HashMap<RunKey, (RunRecord, RunSpec, Envs)> = HashMap::new();
+        let mut runs: HashMap<RunKey, (Arc<RunRecord>, RunSpec, Envs)> = HashMap::new();
         let mut specs: HashMap<String, Bytes> = HashMap::new();
         let mut described = Vec::with_capacity(held.len());
         for (run, state) in held {
@@ -234,7 +231,7 @@ impl Control {
             let (Some((record, spec, envs)), Some(task)) = (runs.get(&run), state.task()) else { continue };
             let digest = &task.task.digest;
             if !specs.contains_key(digest) {
-                let bytes = self.store().blob(digest).await.map_err(unavailable)?;
+                let bytes = self.stored(digest).await.map_err(unavailable)?;
                 specs.insert(digest.clone(), bytes.unwrap_or_default());
             }
             let task_spec = specs.get(digest).cloned().unwrap_or_default();
@@ -246,10 +243,10 @@ impl Control {
     }
 
     /// A run, its specification, and the environment variables it has from the settings.
-    async fn run_with_spec(&self, run: &RunKey) -> Result<(RunRecord, RunSpec, Envs), ReportError> {
-        let record = self.store().run(run).await.map_err(unavailable)?;
+    async fn run_with_spec(&self, run: &RunKey) -> Result<(Arc<RunRecord>, RunSpec, Envs), ReportError> {
+        let record = self.record(run).await.map_err(unavailable)?;
         let record = record.ok_or_else(|| ReportError::Unavailable(format!("run {run} is gone")))?;
-        let bytes = self.store().blob(&record.info.spec_digest).await.map_err(unavailable)?;
+        let bytes = self.stored(&record.info.spec_digest).await.map_err(unavailable)?;
         let spec = RunSpec::decode_from_slice(&bytes.unwrap_or_default())
             .map_err(|e| ReportError::Unavailable(format!("the specification of run {run} is damaged: {e}")))?;
         let envs = self.default_envs(run, &spec).await.map_err(unavailable)?;

@@ -12,6 +12,7 @@ mod names;
 mod queues;
 mod reconcile;
 mod recover;
+mod remember;
 mod rpc;
 mod settings;
 
@@ -72,6 +73,8 @@ struct Inner {
     /// What callbacks are signed with.
     callback_key: [u8; 32],
     told: Mutex<HashMap<WorkerId, u64>>,
+    remembered: remember::Remembered,
+    watchings: rpc::Watchings,
     /// Of which waiting actions it was said what holds them back.
     held: Mutex<hold::Said>,
 }
@@ -89,7 +92,20 @@ impl Control {
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
         let (told, held) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key, told, held }))
+        let (remembered, watchings) = (remember::Remembered::default(), rpc::Watchings::default());
+        Self(Arc::new(Inner {
+            store,
+            data,
+            clock,
+            settings,
+            stopping,
+            dispatch,
+            callback_key,
+            told,
+            held,
+            remembered,
+            watchings,
+        }))
     }
 
     /// Records the domains that the default organisation begins with, and returns those that it has.
@@ -171,6 +187,14 @@ impl Control {
 
     fn store(&self) -> &dyn Store {
         self.0.store.as_ref()
+    }
+
+    fn remembered(&self) -> &remember::Remembered {
+        &self.0.remembered
+    }
+
+    fn watchings(&self) -> &rpc::Watchings {
+        &self.0.watchings
     }
 
     fn data(&self) -> &dyn DataPlane {

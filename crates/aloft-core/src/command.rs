@@ -1,7 +1,7 @@
 //! What can be asked of a run.
 
 use crate::{
-    ActionName, ActionRef, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Recovered, RunInfo, Seed, Seen, SignalValue,
+    ActionName, ActionRef, ActionState, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Recovered, RunInfo, Seed, Seen, SignalValue,
     Subject, TaskError, Time, TraceSeed, TrackedReport, WebhookOutcome,
 };
 
@@ -221,10 +221,12 @@ impl Command {
 }
 
 /// What became of a command that was not refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// It changed the run.
     Done,
+    /// A lease was taken; the action as that left it, so that who hands it out need not read it again.
+    Leased(Box<ActionState>),
     /// It had been done before, or there was nothing to do.
     Unchanged,
 }

@@ -9,6 +9,7 @@
 
 mod batch;
 mod cache;
+mod children;
 mod connect;
 mod error;
 mod follow;
@@ -31,7 +32,7 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
+    Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
     Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
     SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which,
     sql::Next,
@@ -117,6 +118,8 @@ struct Shared {
     clock: Clock,
     /// The channel of notifications.
     channel: String,
+    /// From when on records are packed.
+    packs_from: Time,
     /// Commits of this process whose watchers have been told, until the follower has come past them.
     told: Mutex<BTreeSet<u64>>,
 }
@@ -209,8 +212,10 @@ impl PostgresStore {
             .map_err(|e| StoreError::Unavailable(e.to_string()))?;
         let mut client = pool.get().await.map_err(from_pool)?;
         schema::migrate(&mut client).await?;
-        let row = client.query_one("SELECT pos, current_schema() FROM feed", &[]).await.map_err(from_postgres)?;
+        let sql = "SELECT pos, current_schema(), packs_from FROM feed, schema_version";
+        let row = client.query_one(sql, &[]).await.map_err(from_postgres)?;
         let (pos, schema) = (row.get::<_, i64>(0).unsigned_abs(), row.get::<_, String>(1));
+        let packs_from = Time::from_micros(row.get(2));
         drop(client);
         let places = batch::PLACES;
         let shared = Arc::new(Shared {
@@ -219,6 +224,7 @@ impl PostgresStore {
             hub: Hub::new(pos * places + (places - 1)),
             clock,
             channel: format!("aloft.{schema}"),
+            packs_from,
             told: Mutex::default(),
         });
         let mut writers = Vec::new();
@@ -277,6 +283,16 @@ impl PostgresStore {
 macro_rules! read {
     ($store:expr, |$db:ident| $read:expr) => {{
         let $db = $store.reader().await?;
+        let found = $read.await?;
+        $db.end().await?;
+        Ok(found)
+    }};
+}
+
+/// Reads what is one statement.
+macro_rules! read_once {
+    ($store:expr, |$db:ident| $read:expr) => {{
+        let $db = Reader::single($store.shared.pool.get().await.map_err(from_pool)?);
         let found = $read.await?;
         $db.end().await?;
         Ok(found)
@@ -342,11 +358,11 @@ impl Store for PostgresStore {
     }
 
     async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {
-        read!(self, |db| read::blob(&db, digest))
+        read_once!(self, |db| read::blob(&db, digest))
     }
 
     async fn run(&self, run: &RunKey) -> Result<Option<RunRecord>, StoreError> {
-        let found: Result<_, StoreError> = read!(self, |db| read::find_run(&db, run));
+        let found: Result<_, StoreError> = read_once!(self, |db| read::find_run(&db, run));
         Ok(found?.map(|(_, _, record)| record))
     }
 
@@ -355,11 +371,11 @@ impl Store for PostgresStore {
     }
 
     async fn events_after(&self, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>, StoreError> {
-        read!(self, |db| read::events_after(&db, run, seq, limit))
+        read_once!(self, |db| read::events_after(&db, run, seq, limit))
     }
 
     async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError> {
-        read!(self, |db| read::feed_after(&db, pos, limit))
+        read_once!(self, |db| read::feed_after(&db, pos, limit))
     }
 
     fn changes(&self, run: &RunKey) -> watch::Receiver<u64> {
@@ -385,7 +401,7 @@ impl Store for PostgresStore {
     }
 
     async fn last_run_change(&self) -> Result<u64, StoreError> {
-        read!(self, |db| listed::last_change(&db))
+        read_once!(self, |db| listed::last_change(&db))
     }
 
     async fn runs_changed(
@@ -406,6 +422,20 @@ impl Store for PostgresStore {
         read!(self, |db| listed::outline(&db, run))
     }
 
+    async fn child_groups(
+        &self,
+        run: &RunKey,
+        parent: &ActionName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<ChildGroups>, StoreError> {
+        read!(self, |db| children::groups(&db, run, parent, after, limit))
+    }
+
+    async fn child_window(&self, run: &RunKey, query: &ChildQuery) -> Result<Option<ChildWindow>, StoreError> {
+        read!(self, |db| children::window(&db, run, query))
+    }
+
     async fn matched(
         &self,
         run: &RunKey,
@@ -424,7 +454,7 @@ impl Store for PostgresStore {
     }
 
     async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
-        read!(self, |db| read::calls_due(&db, limit))
+        read_once!(self, |db| read::calls_due(&db, limit))
     }
 
     async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Vec<CacheEntry>, StoreError> {
@@ -496,11 +526,11 @@ impl Store for PostgresStore {
     }
 
     async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
-        read!(self, |db| read::held_by(&db, worker))
+        read_once!(self, |db| read::held_by(&db, worker))
     }
 
     async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError> {
-        read!(self, |db| read::unsettled(&db, limit))
+        read_once!(self, |db| read::unsettled(&db, limit))
     }
 
     async fn put_task(&self, task: DeployedTask, blob: Blob) -> Result<bool, StoreError> {
@@ -508,7 +538,7 @@ impl Store for PostgresStore {
     }
 
     async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError> {
-        read!(self, |db| read::task(&db, id))
+        read_once!(self, |db| read::task(&db, id))
     }
 
     async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery) -> Result<TaskList, StoreError> {
@@ -528,11 +558,11 @@ impl Store for PostgresStore {
     }
 
     async fn project(&self, org: &str, id: &str) -> Result<Option<Project>, StoreError> {
-        read!(self, |db| read::project(&db, org, id))
+        read_once!(self, |db| read::project(&db, org, id))
     }
 
     async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError> {
-        read!(self, |db| read::projects(&db, org))
+        read_once!(self, |db| read::projects(&db, org))
     }
 
     async fn seed_domains(&self, org: &str, domains: Vec<Domain>) -> Result<bool, StoreError> {
@@ -552,11 +582,11 @@ impl Store for PostgresStore {
     }
 
     async fn domain(&self, org: &str, id: &str) -> Result<Option<Domain>, StoreError> {
-        read!(self, |db| records::domain(&db, org, id))
+        read_once!(self, |db| records::domain(&db, org, id))
     }
 
     async fn domains(&self, org: &str) -> Result<Vec<Domain>, StoreError> {
-        read!(self, |db| records::domains(&db, org))
+        read_once!(self, |db| records::domains(&db, org))
     }
 
     async fn domain_use(&self, org: &str, id: &str) -> Result<DomainUse, StoreError> {
@@ -577,7 +607,7 @@ impl Store for PostgresStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<SettingsVersion>, StoreError> {
-        read!(self, |db| records::settings_history(&db, key, after, limit))
+        read_once!(self, |db| records::settings_history(&db, key, after, limit))
     }
 
     async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError> {
@@ -589,20 +619,20 @@ impl Store for PostgresStore {
     }
 
     async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError> {
-        read!(self, |db| records::queue(&db, org, name))
+        read_once!(self, |db| records::queue(&db, org, name))
     }
 
     async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError> {
-        read!(self, |db| records::queues(&db, org))
+        read_once!(self, |db| records::queues(&db, org))
     }
 
     async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError> {
-        let found: Result<_, StoreError> = read!(self, |db| lanes::loads(&db, org, Some(name)));
+        let found: Result<_, StoreError> = read_once!(self, |db| lanes::loads(&db, org, Some(name)));
         Ok(found?.pop().map(|(_, load)| load).unwrap_or_default())
     }
 
     async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError> {
-        let found: Result<_, StoreError> = read!(self, |db| lanes::loads(&db, org, None));
+        let found: Result<_, StoreError> = read_once!(self, |db| lanes::loads(&db, org, None));
         Ok(found?.into_iter().collect())
     }
 
@@ -611,7 +641,7 @@ impl Store for PostgresStore {
     }
 
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
-        read!(self, |db| records::limits(&db, org))
+        read_once!(self, |db| records::limits(&db, org))
     }
 
     async fn dispatch_turn(&self) -> Result<Turn, StoreError> {

@@ -1,7 +1,7 @@
 //! Rows as values.
 
 use aloft_core::{ActionName, Phase, RunKey, Scope, Time};
-use aloft_store::StoreError;
+use aloft_store::{StoreError, pack, unpack};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_postgres::Row;
 
@@ -12,9 +12,16 @@ pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(value).map_err(|e| error::corrupt("a record", e))
 }
 
-/// What [`encode`] stored.
+/// As [`encode`], packed if `packs` holds, for what there is much of.
+pub(crate) fn encode_packed(value: &impl Serialize, packs: bool) -> Result<Vec<u8>, StoreError> {
+    let json = encode(value)?;
+    Ok(if packs { pack(json) } else { json })
+}
+
+/// What [`encode`] or [`encode_packed`] stored.
 pub(crate) fn decode<T: DeserializeOwned>(row: &Row, column: usize, what: &str) -> Result<T, StoreError> {
-    serde_json::from_slice(row.get::<_, &[u8]>(column)).map_err(|e| error::corrupt(what, e))
+    let json = unpack(row.get::<_, &[u8]>(column)).map_err(|e| error::corrupt(what, e))?;
+    serde_json::from_slice(&json).map_err(|e| error::corrupt(what, e))
 }
 
 /// A text as Postgres can hold it: it knows no zero bytes.

@@ -6,7 +6,7 @@ use aloft_core::{
     ActionName, Asks, Candidate, EndedBelow, Group, Lane, Load, Offer, QueueLimits, QueueRoom, QueueSpec, QueueState,
     ResourceCaps, RunKey, Scope, Time, WaitingRun,
 };
-use aloft_store::{OfferPlace, Offered};
+use aloft_store::{OfferPlace, Offered, Share};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::{
@@ -15,22 +15,12 @@ use crate::{
     read::{Result, action_name, get, next, rows, run_key},
 };
 
-pub(crate) fn open_children(db: &Connection, run_id: i64, name: &ActionName) -> Result<EndedBelow> {
+/// The names of the first children of `name` that have not ended.
+pub(crate) fn first_children(db: &Connection, run_id: i64, name: &ActionName) -> Result<Vec<ActionName>> {
     let sql = "SELECT name FROM actions INDEXED BY actions_live
                WHERE run_id = ?1 AND parent = ?2 AND ended_at IS NULL LIMIT ?3";
     let limit = EndedBelow::NAMES as i64;
-    let names: Vec<_> = rows(db, sql, &[&run_id, &name.as_str(), &limit], |row| action_name(row, 0))?;
-    let count = if names.len() < EndedBelow::NAMES {
-        names.len() as u64
-    } else {
-        let sql = "SELECT open_children FROM actions WHERE run_id = ?1 AND name = ?2";
-        let count: i64 = db
-            .prepare_cached(sql)
-            .and_then(|mut s| s.query_row(params![run_id, name.as_str()], |row| row.get(0)))
-            .map_err(from_sqlite)?;
-        count.max(0) as u64
-    };
-    Ok(EndedBelow { count, names })
+    rows(db, sql, &[&run_id, &name.as_str(), &limit], |row| action_name(row, 0))
 }
 
 /// The runs, queues and places of an offer, each once.
@@ -122,10 +112,7 @@ impl Gathered {
         if let Some(found) = self.runs.get(&id) {
             return Ok(*found);
         }
-        let sql = "SELECT r.org, r.project, r.domain, r.name, r.max_actions, r.started,
-                          (SELECT count(*) FROM actions a INDEXED BY actions_counted_of_run
-                           WHERE a.run_id = r.id AND a.counted = 1)
-                   FROM runs r WHERE r.id = ?1";
+        let sql = "SELECT org, project, domain, name, max_actions, started, in_flight FROM runs WHERE id = ?1";
         let mut found: Vec<(RunKey, Option<u32>, bool, i64)> =
             rows(db, sql, &[&id], |row| Ok((run_key(row, 0)?, get(row, 4)?, get(row, 5)?, get(row, 6)?)))?;
         let Some((run, max_actions, started, in_flight)) = found.pop() else {
@@ -145,7 +132,7 @@ impl Gathered {
             return Ok(*found);
         }
         let spec = queue_spec(db, org, name)?.map(|(spec, _)| spec).unwrap_or_default();
-        let load = if is_limited(&spec) { queue_in_flight(db, org, name)? } else { Load::default() };
+        let load = if is_limited(&spec) { of_queue(db, org, name)?.load() } else { Load::default() };
         self.offer.queues.push(Lane { name: format!("queue {name}"), spec, load });
         let index = self.offer.queues.len() - 1;
         self.queues.insert(key, index);
@@ -160,7 +147,7 @@ impl Gathered {
                 indices.push(*found);
                 continue;
             }
-            let load = place_in_flight(db, scope, &place.domain)?;
+            let load = of_place(db, scope, &place.domain)?.load();
             self.offer.places.push(Lane { name: place.name, spec: place.spec, load });
             self.places.insert(key, self.offer.places.len() - 1);
             indices.push(self.offer.places.len() - 1);
@@ -174,26 +161,33 @@ fn is_limited(spec: &QueueSpec) -> bool {
     limits.run_concurrency.is_some() || limits.action_concurrency.is_some() || limits.resources != Default::default()
 }
 
-/// The runs and actions in flight that `of`, a condition on `a` and `r`, selects.
-fn in_flight(db: &Connection, of: &str, runs: &str, key: &[&dyn rusqlite::ToSql]) -> Result<Load> {
+/// What the rows of `loads` that meet the condition `of` hold together.
+fn held(db: &Connection, of: &str, key: &[&dyn rusqlite::ToSql]) -> Result<Share> {
     let sql = format!(
-        "SELECT count(*), ifnull(sum(a.asks_memory), 0), ifnull(sum(a.asks_cpu), 0), ifnull(sum(a.asks_gpu), 0)
-         FROM actions a JOIN runs r ON r.id = a.run_id WHERE a.counted = 1 AND {of}"
+        "SELECT ifnull(sum(waiting), 0), ifnull(sum(held), 0), ifnull(sum(counted), 0), ifnull(sum(memory), 0),
+                ifnull(sum(cpu), 0), ifnull(sum(gpu), 0), ifnull(sum(runs), 0) FROM loads WHERE {of}"
     );
-    let amount = |row: &rusqlite::Row<'_>, column| Ok(get::<i64>(row, column)?.max(0) as u64);
-    let mut load = rows(db, &sql, key, |row| {
-        let asks = Asks { memory: amount(row, 1)?, cpu: amount(row, 2)?, gpu: amount(row, 3)? };
-        Ok(Load { runs: 0, actions: amount(row, 0)?, asks })
-    })?
-    .pop()
-    .unwrap_or_default();
-    let sql = format!("SELECT count(*) FROM runs r WHERE r.started = 1 AND r.ended = 0 AND {runs}");
-    load.runs = rows(db, &sql, key, |row| amount(row, 0))?.pop().unwrap_or_default();
-    Ok(load)
+    let found = rows(db, &sql, key, |row| {
+        Ok(Share {
+            waiting: get(row, 0)?,
+            held: get(row, 1)?,
+            counted: get(row, 2)?,
+            memory: get(row, 3)?,
+            cpu: get(row, 4)?,
+            gpu: get(row, 5)?,
+            runs: get(row, 6)?,
+        })
+    })?;
+    Ok(found.first().copied().unwrap_or_default())
 }
 
-fn queue_in_flight(db: &Connection, org: &str, name: &str) -> Result<Load> {
-    in_flight(db, "a.queue = ?1 AND r.org = ?2", "r.queue = ?1 AND r.org = ?2", &[&name, &org])
+fn of_queue(db: &Connection, org: &str, name: &str) -> Result<Share> {
+    held(db, "org = ?1 AND queue = ?2", &[&org, &name])
+}
+
+fn of_place(db: &Connection, scope: &Scope, domain: &str) -> Result<Share> {
+    let of = "org = ?1 AND project = ?2 AND (?3 = '' OR domain = ?3)";
+    held(db, of, &[&scope.org, &scope.project, &domain])
 }
 
 /// A project, or one domain of it, that has limits.
@@ -205,43 +199,39 @@ struct Place {
     spec: QueueSpec,
 }
 
-const IN_PLACE: &str = "r.org = ?1 AND r.project = ?2 AND (?3 = '' OR r.domain = ?3)";
-
-fn place_in_flight(db: &Connection, scope: &Scope, domain: &str) -> Result<Load> {
-    in_flight(db, IN_PLACE, IN_PLACE, &[&scope.org, &scope.project, &domain])
-}
-
-/// What a queue holds, counted no further than its depth. `None` if there is no such queue.
-pub(crate) fn queue_room(db: &Connection, org: &str, name: &str) -> Result<Option<QueueRoom>> {
+/// What a queue holds, with what is `added` to it and not written yet. `None` if there is no such queue.
+pub(crate) fn queue_room(db: &Connection, org: &str, name: &str, added: Share) -> Result<Option<QueueRoom>> {
     let Some((spec, closed)) = queue_spec(db, org, name)? else { return Ok(None) };
     let depth = Some(spec.limits.depth.unwrap_or(aloft_core::DEFAULT_DEPTH));
-    let load = QueueRoom { name: format!("queue {name}"), closed, depth, ..QueueRoom::default() };
-    held(db, load, "a.queue = ?1 AND r.org = ?2", &[&name, &org]).map(Some)
+    Ok(Some(room(format!("queue {name}"), closed, depth, of_queue(db, org, name)?, added)))
 }
 
-/// What the project and domain of `scope` hold, where they have a depth.
-pub(crate) fn place_rooms(db: &Connection, scope: &Scope) -> Result<Vec<QueueRoom>> {
+/// What the project and domain of `scope` hold, where they have a depth, with what is `added` to a domain of the project, or
+/// to all of it, and not written yet.
+pub(crate) fn place_rooms(
+    db: &Connection,
+    scope: &Scope,
+    added: impl Fn(&str) -> Share,
+) -> Result<Vec<QueueRoom>> {
     let limited = limited_places(db, scope)?.into_iter().filter(|p| p.spec.limits.depth.is_some());
     limited
         .map(|place| {
-            let load = QueueRoom { name: place.name, depth: place.spec.limits.depth, ..QueueRoom::default() };
-            held(db, load, IN_PLACE, &[&scope.org, &scope.project, &place.domain])
+            let (held, added) = (of_place(db, scope, &place.domain)?, added(&place.domain));
+            Ok(room(place.name, None, place.spec.limits.depth, held, added))
         })
         .collect()
 }
 
-fn held(db: &Connection, mut load: QueueRoom, of: &str, key: &[&dyn rusqlite::ToSql]) -> Result<QueueRoom> {
-    let limit = load.depth.map_or(i64::MAX, i64::from);
-    let count = |which: &str| -> Result<u64> {
-        let sql = format!(
-            "SELECT count(*) FROM (SELECT 1 FROM actions a JOIN runs r ON r.id = a.run_id
-                                   WHERE {which} AND {of} LIMIT {limit})"
-        );
-        Ok(rows(db, &sql, key, |row| get::<i64>(row, 0))?.pop().unwrap_or_default().max(0) as u64)
-    };
-    load.waiting = count("a.ended_at IS NULL AND a.worker IS NULL AND a.queue IS NOT NULL")?;
-    load.running = count("a.counted = 1")?;
-    Ok(load)
+fn room(
+    name: String,
+    closed: Option<&'static str>,
+    depth: Option<u32>,
+    mut held: Share,
+    added: Share,
+) -> QueueRoom {
+    held.add(added);
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    QueueRoom { name, closed, depth, waiting: count(held.waiting), running: count(held.counted) }
 }
 
 /// A queue's specification, and why it takes no new work. `None` if there is no such queue.

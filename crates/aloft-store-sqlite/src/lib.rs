@@ -7,7 +7,9 @@
 //! crate is a fifth of the size.
 
 mod cache;
+mod children;
 mod error;
+mod hot;
 mod lanes;
 mod list;
 mod listed;
@@ -15,7 +17,9 @@ mod order;
 mod places;
 mod queues;
 mod read;
+mod save;
 mod schema;
+mod stored;
 mod writer;
 
 use std::{
@@ -29,7 +33,7 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
+    Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
     Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
     SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which,
     sql::Next,
@@ -37,7 +41,7 @@ use aloft_store::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, functions::FunctionFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, functions::FunctionFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::writer::{Job, RecordJob};
@@ -193,8 +197,14 @@ fn tune(db: &Connection) -> Result<(), StoreError> {
     set("foreign_keys", "OFF")?; // the writer is the only one that inserts, in order
     set("cache_size", "-8192")?; // 8 MB
     set("temp_store", "MEMORY")?; // what a trigger's statement may have to undo is a few pages
+    settle_plans(db).map_err(error::from_sqlite)?;
     db.set_prepared_statement_cache_capacity(64);
     Ok(())
+}
+
+/// Keeps the plan of a statement, whatever it is asked with: otherwise it is prepared anew for other values.
+fn settle_plans(db: &Connection) -> Result<(), rusqlite::Error> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn open_reader(path: &Path) -> Result<Connection, StoreError> {
@@ -203,7 +213,7 @@ fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     db.pragma_update(None, "busy_timeout", "5000").map_err(error::from_sqlite)?;
     db.pragma_update(None, "cache_size", "-2048").map_err(error::from_sqlite)?;
     db.set_prepared_statement_cache_capacity(64);
-    functions(&db).map_err(error::from_sqlite)?;
+    settle_plans(&db).and_then(|()| functions(&db)).map_err(error::from_sqlite)?;
     Ok(db)
 }
 
@@ -313,6 +323,22 @@ impl Store for SqliteStore {
     async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError> {
         let run = run.clone();
         self.read(move |db| listed::outline(db, &run)).await
+    }
+
+    async fn child_groups(
+        &self,
+        run: &RunKey,
+        parent: &ActionName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<ChildGroups>, StoreError> {
+        let (run, parent, after) = (run.clone(), parent.clone(), after.map(str::to_owned));
+        self.read(move |db| children::groups(db, &run, &parent, after.as_deref(), limit)).await
+    }
+
+    async fn child_window(&self, run: &RunKey, query: &ChildQuery) -> Result<Option<ChildWindow>, StoreError> {
+        let (run, query) = (run.clone(), query.clone());
+        self.read(move |db| children::window(db, &run, &query)).await
     }
 
     async fn matched(

@@ -57,8 +57,12 @@ fn run_column(field: &Field) -> &'static str {
         // Live, phase 9, and nothing above it has ended.
         Field::PausedActions => {
             "(SELECT 1 FROM actions p WHERE p.run_id = r.id AND p.phase = 9 AND NOT EXISTS (
-                  SELECT 1 FROM json_each(CAST(p.state AS TEXT), '$.ancestors') j
-                  JOIN actions e ON e.run_id = p.run_id AND e.name = j.value WHERE e.ended_at IS NOT NULL) LIMIT 1)"
+                  WITH RECURSIVE above (name) AS (
+                      SELECT p.parent
+                      UNION ALL
+                      SELECT u.parent FROM above JOIN actions u ON u.run_id = p.run_id AND u.name = above.name)
+                  SELECT 1 FROM above JOIN actions e ON e.run_id = p.run_id AND e.name = above.name
+                  WHERE e.ended_at IS NOT NULL) LIMIT 1)"
         }
         _ => "NULL",
     }
@@ -70,16 +74,16 @@ fn action_column(field: &Field) -> &'static str {
         Field::Phase => "a.phase",
         Field::CreatedAt => "a.created_at",
         Field::UpdatedAt => "a.updated_at",
-        Field::StartedAt => "(CAST(a.state AS TEXT) ->> '$.started_at')",
+        Field::StartedAt => "a.started_at",
         Field::EndedAt => "a.ended_at",
         Field::Duration => "a.duration_ms",
-        Field::Attempts => "ifnull(json_array_length(CAST(a.state AS TEXT), '$.attempts'), 0)",
-        Field::CacheStatus => "ifnull(CAST(a.state AS TEXT) ->> '$.cache.status', 'disabled')",
+        Field::Attempts => "a.attempts",
+        Field::CacheStatus => "a.cache_status",
         Field::Title => "(a.name || char(10) || a.short_name || char(10) || a.task_name)",
         Field::TaskName => "a.task_name",
         Field::TaskVersion => "a.task_version",
-        Field::TaskProject => "(CAST(a.state AS TEXT) ->> '$.seed.task.task.project')",
-        Field::TaskDomain => "(CAST(a.state AS TEXT) ->> '$.seed.task.task.domain')",
+        Field::TaskProject => "a.task_project",
+        Field::TaskDomain => "a.task_domain",
         Field::ShortName => "a.short_name",
         Field::Environment => "a.environment",
         Field::Parent => "a.parent",

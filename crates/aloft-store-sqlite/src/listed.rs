@@ -14,7 +14,7 @@ use crate::{
     error::{self, from_sqlite},
     list::{self, DIALECT},
     read::{self, Result, action_name, get, run_info, run_key},
-    writer::decode_state,
+    stored,
 };
 
 /// Appends the scope's conditions for `alias`.
@@ -68,7 +68,7 @@ fn run_rows(db: &Connection, ids: &[i64]) -> Result<Vec<RunRow>> {
             created_at: Time::from_micros(get(row, 4)?),
             info: run_info(&get::<Vec<u8>>(row, 5)?)?,
         };
-        Ok(RunRow { run, root: decode_state(&get::<Vec<u8>>(row, 6)?)?, changed: number(row, 7)? })
+        Ok(RunRow { run, root: stored::state(&get::<Vec<u8>>(row, 6)?)?, changed: number(row, 7)? })
     })
 }
 
@@ -193,10 +193,13 @@ fn actions<'f>(db: &Connection, run: &RunKey, run_id: i64, asked: impl Iterator<
         // itself end with one above it.
         with.push(
             "WITH lost AS MATERIALIZED (SELECT c.id AS id, (
-                 SELECT e.ended_at FROM json_each(CAST(c.state AS TEXT), '$.ancestors') j
-                 JOIN actions e ON e.run_id = c.run_id AND e.name = j.value
-                 WHERE e.ended_at IS NOT NULL AND CAST(e.state AS TEXT) ->> '$.aborted.above' IS NULL
-                 ORDER BY j.key DESC LIMIT 1) AS ended_at
+                 WITH RECURSIVE above (name, far) AS (
+                     SELECT c.parent, 1
+                     UNION ALL
+                     SELECT u.parent, far + 1 FROM above JOIN actions u ON u.run_id = c.run_id AND u.name = above.name
+                     WHERE u.parent IS NOT NULL)
+                 SELECT e.ended_at FROM above JOIN actions e ON e.run_id = c.run_id AND e.name = above.name
+                 WHERE e.ended_at IS NOT NULL AND e.ended_above = 0 ORDER BY far LIMIT 1) AS ended_at
              FROM actions c WHERE c.ended_at IS NULL AND c.run_id = ",
         );
         with.bind(Cursor::Int(run_id));
@@ -218,15 +221,10 @@ fn actions<'f>(db: &Connection, run: &RunKey, run_id: i64, asked: impl Iterator<
     })
 }
 
-/// Whether an ended action of the run has live ones below it. Looks once at each parent of live actions.
+/// Whether an ended action of the run has live ones below it.
 fn has_lost(db: &Connection, run_id: i64) -> Result<bool> {
-    let sql = "WITH RECURSIVE parents (name) AS (
-                   SELECT min(parent) FROM actions WHERE run_id = ?1 AND ended_at IS NULL
-                   UNION ALL
-                   SELECT (SELECT min(parent) FROM actions WHERE run_id = ?1 AND ended_at IS NULL AND parent > p.name)
-                   FROM parents p WHERE p.name IS NOT NULL)
-               SELECT EXISTS (SELECT 1 FROM parents p JOIN actions e ON e.run_id = ?1 AND e.name = p.name
-                              WHERE e.ended_at IS NOT NULL)";
+    let sql = "SELECT EXISTS (SELECT 1 FROM actions INDEXED BY actions_unsettled
+                              WHERE run_id = ?1 AND ended_at IS NOT NULL AND open_children > 0)";
     db.prepare_cached(sql).and_then(|mut s| s.query_row([run_id], |row| row.get(0))).map_err(from_sqlite)
 }
 
@@ -243,7 +241,7 @@ pub(crate) fn list_actions(
     let mut sql = Sql::new("SELECT a.state FROM ");
     DIALECT.push_ids(&mut sql, &found.ids);
     sql.push(" j CROSS JOIN actions a ON a.id = j.value ORDER BY j.key");
-    let states = list::rows(db, &sql, |row| decode_state(&get::<Vec<u8>>(row, 0)?))?;
+    let states = list::rows(db, &sql, |row| stored::state(&get::<Vec<u8>>(row, 0)?))?;
     Ok((read::as_shown(db, run_id, states)?, found.next))
 }
 
@@ -271,7 +269,7 @@ pub(crate) fn matched(
     sql.push(" AND a.name IN (SELECT value FROM ");
     DIALECT.push_texts(&mut sql, &names);
     sql.push(") ORDER BY a.id");
-    let found = list::rows(db, &sql, |row| Ok((decode_state(&get::<Vec<u8>>(row, 0)?)?, get::<bool>(row, 1)?)))?;
+    let found = list::rows(db, &sql, |row| Ok((stored::state(&get::<Vec<u8>>(row, 0)?)?, get::<bool>(row, 1)?)))?;
     let (states, meets): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     Ok(read::as_shown(db, run_id, states)?.into_iter().zip(meets).collect())
 }

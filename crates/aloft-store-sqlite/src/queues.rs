@@ -58,11 +58,9 @@ pub(crate) fn all(db: &Connection, org: &str) -> Result<Vec<Queue>> {
 }
 
 pub(crate) fn loads(db: &Connection, org: &str, name: Option<&str>) -> Result<BTreeMap<String, QueueLoad>> {
-    let sql = "SELECT a.queue, count(*) FILTER (WHERE a.worker IS NULL), count(a.worker),
-                      count(*) FILTER (WHERE a.parent IS NULL AND r.started = 1)
-               FROM actions a JOIN runs r ON r.id = a.run_id
-               WHERE a.ended_at IS NULL AND a.kind = 1 AND r.org = ?1 AND (?2 IS NULL OR a.queue = ?2)
-               GROUP BY a.queue";
+    let sql = "SELECT queue, sum(waiting), sum(held), sum(runs) FROM loads
+               WHERE org = ?1 AND (?2 IS NULL OR queue = ?2) GROUP BY queue
+               HAVING sum(waiting) > 0 OR sum(held) > 0 OR sum(runs) > 0";
     let params: [&dyn ToSql; 2] = [&org, &name];
     let number = |row: &Row<'_>, column| get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0));
     let found = rows(db, sql, &params, |row| {

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use aloft_core::{ActionName, ActionState, Event, RunInfo, RunKey, Scope, Subject, Time, WorkerId};
+use aloft_core::{ActionName, ActionState, RunInfo, RunKey, Scope, Subject, Time, WorkerId};
 use aloft_store::{DeployedTask, FeedItem, Logged, Project, RunRecord, Snapshot, StoreError, TaskId, Which};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use crate::{
     error::{self, from_sqlite},
-    writer::{decode_state, load_action},
+    save, stored,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
@@ -45,10 +45,6 @@ pub(crate) fn action_name(row: &Row<'_>, column: usize) -> Result<ActionName> {
     ActionName::new(&get::<String>(row, column)?).map_err(|e| error::corrupt("the name of an action", e))
 }
 
-fn decode_event(bytes: &[u8]) -> Result<Event> {
-    serde_json::from_slice(bytes).map_err(|e| error::corrupt("an event", e))
-}
-
 pub(crate) fn blob(db: &Connection, digest: &str) -> Result<Option<Bytes>> {
     db.prepare_cached("SELECT bytes FROM blobs WHERE digest = ?1")
         .and_then(|mut s| s.query_row([digest], |row| row.get::<_, Vec<u8>>(0)).optional())
@@ -80,6 +76,11 @@ pub(crate) fn run(db: &Connection, run: &RunKey) -> Result<Option<RunRecord>> {
     Ok(find_run(db, run)?.map(|(_, _, record)| record))
 }
 
+/// The state of an action by its own record.
+pub(crate) fn load_action(db: &Connection, run_id: i64, name: &ActionName) -> Result<Option<ActionState>> {
+    Ok(save::load(db, run_id, name)?.map(|(_, state, _)| state))
+}
+
 /// Shows live actions below an ended one as ended, whatever their own record says yet (design rule 5).
 pub(crate) fn as_shown(db: &Connection, run_id: i64, states: Vec<ActionState>) -> Result<Vec<ActionState>> {
     let mut above: HashMap<ActionName, Option<ActionState>> = HashMap::new();
@@ -104,7 +105,7 @@ pub(crate) fn as_shown(db: &Connection, run_id: i64, states: Vec<ActionState>) -
 
 pub(crate) fn snapshot(db: &Connection, run: &RunKey, which: &Which) -> Result<Option<Snapshot>> {
     let Some((run_id, seq, _)) = find_run(db, run)? else { return Ok(None) };
-    let state = |row: &Row<'_>| decode_state(&get::<Vec<u8>>(row, 0)?);
+    let state = |row: &Row<'_>| stored::state(&get::<Vec<u8>>(row, 0)?);
     let actions = match which {
         Which::All => rows(db, "SELECT state FROM actions WHERE run_id = ?1 ORDER BY id", &[&run_id], state)?,
         Which::One(name) => load_action(db, run_id, name)?.into_iter().collect(),
@@ -129,7 +130,7 @@ fn logged(row: &Row<'_>, first: usize) -> Result<Logged> {
     Ok(Logged {
         seq: get::<i64>(row, first)? as u64,
         at: Time::from_micros(get(row, first + 1)?),
-        event: decode_event(&get::<Vec<u8>>(row, first + 2)?)?,
+        event: stored::event(&get::<Vec<u8>>(row, first + 2)?)?,
     })
 }
 
@@ -178,7 +179,7 @@ pub(crate) fn calls_due(db: &Connection, limit: usize) -> Result<Vec<(RunKey, Ac
 type Held = (RunKey, ActionState);
 
 fn with_state(row: &Row<'_>) -> Result<Held> {
-    Ok((run_key(row, 0)?, decode_state(&get::<Vec<u8>>(row, 4)?)?))
+    Ok((run_key(row, 0)?, stored::state(&get::<Vec<u8>>(row, 4)?)?))
 }
 
 pub(crate) fn due(db: &Connection, now: Time, limit: usize) -> Result<Timed> {
@@ -196,10 +197,11 @@ pub(crate) fn held_by(db: &Connection, worker: &WorkerId) -> Result<Vec<(RunKey,
 
 pub(crate) fn unsettled(db: &Connection, limit: usize) -> Result<Vec<(RunKey, ActionName)>> {
     let sql = "SELECT r.org, r.project, r.domain, r.name, a.name
-               FROM actions a INDEXED BY actions_live
-               JOIN actions p ON p.run_id = a.run_id AND p.name = a.parent AND p.ended_at IS NOT NULL
+               FROM actions p INDEXED BY actions_unsettled
+               CROSS JOIN actions a INDEXED BY actions_live
+                   ON a.run_id = p.run_id AND a.parent = p.name AND a.ended_at IS NULL
                JOIN runs r ON r.id = a.run_id
-               WHERE a.ended_at IS NULL LIMIT ?1";
+               WHERE p.ended_at IS NOT NULL AND p.open_children > 0 LIMIT ?1";
     rows(db, sql, &[&(limit as i64)], named)
 }
 

@@ -1,6 +1,7 @@
 //! The suite that every engine passes. An engine's tests call [`run_all`] with a maker of empty stores, so that a case
 //! that exists for one engine exists for all.
 
+mod children;
 mod lists;
 
 use std::{future::Future, sync::Arc};
@@ -43,6 +44,7 @@ where
     reservations_from_outside_lapse(make().await).await;
     conditions_ask_for_a_call_once(make().await).await;
     the_end_of_a_parent_shows_at_once(make().await).await;
+    children::run_all(&make).await;
     lists::run_all(&make).await;
     records_are_kept(make().await).await;
     domains_are_kept_while_they_are_used(make().await).await;

@@ -4,12 +4,15 @@
 //! A watch is built from [`Store::snapshot`] at number n, then [`Store::events_after`] n; [`Store::changes`] only says when
 //! looking again is worth it.
 
+mod children;
 pub mod conformance;
 mod hub;
 mod list;
+mod packed;
 mod page;
 mod records;
 mod runs;
+mod share;
 pub mod sql;
 mod turn;
 
@@ -23,13 +26,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub use children::{ChildGroup, ChildGroups, ChildPlace, ChildQuery, ChildRow, ChildWindow, PhaseCounts};
 pub use hub::Hub;
 pub use list::{Cursor, Direction, Field, FieldType, Filter, Listed, Op, SortBy};
+pub use packed::{pack, unpack};
 pub use page::{KEPT_FOR, ListQuery, MAX_KEPT, MAX_KEPT_TOGETHER, Page, Position};
 pub use records::{
     DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
     SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
+pub use share::Share;
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
 pub use turn::Turn;
 
@@ -222,6 +228,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// The tree of a run's actions; `None` if the run does not exist.
     async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError>;
+
+    /// Up to `limit` groups of the children of `parent` after the one called `after`, by name; `None` if the run or the
+    /// action does not exist. Costs what the groups cost, however many children they have.
+    async fn child_groups(
+        &self,
+        run: &RunKey,
+        parent: &ActionName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<ChildGroups>, StoreError>;
+
+    /// Some children of an action; `None` if the run or the action does not exist. Costs what is answered.
+    async fn child_window(&self, run: &RunKey, query: &ChildQuery) -> Result<Option<ChildWindow>, StoreError>;
 
     /// Some actions of a run as they must be shown, in the order of their creation, and whether each meets `filters`.
     /// Names that do not exist are left out.

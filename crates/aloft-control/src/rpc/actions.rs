@@ -1,7 +1,7 @@
 //! What a running task's controller asks: `flyteidl2.actions.ActionsService`, and as thin adapters over the same
 //! functions the older `QueueService` and `StateService`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use aloft_core::{
     ActionName, ActionState, Command, ErrorKind, Event, OutputRefs, Phase, Reply, RunKey, Seed, TaskError, TaskSeed,
@@ -20,7 +20,7 @@ use aloft_flyteidl2::flyteidl2::{
         TraceAction, WatchRequest, WatchResponse, enqueue_action_request, watch_request, watch_response,
     },
 };
-use aloft_store::{Blob, RunRecord, Submission, Which};
+use aloft_store::{Blob, Logged, RunRecord, Submission, Which};
 use connectrpc::ConnectError;
 use futures::{Stream, StreamExt as _};
 
@@ -28,7 +28,7 @@ use super::{
     condition, convert,
     error::{Answer, bounded, invalid, not_found, shortened, wire},
     run, task,
-    watch::{self, Watched},
+    watch::{self, Look, Watched},
 };
 use crate::Control;
 
@@ -372,28 +372,38 @@ impl Children {
             if above_ended {
                 return self.snapshot().await;
             }
-            self.seq = Some(last.seq);
-            let mut names: Vec<&ActionName> = events.iter().map(|e| e.event.action()).collect();
-            names.sort();
-            names.dedup();
-            let mine: Vec<ActionName> = names
-                .into_iter()
-                .filter(|name| {
-                    self.sent.contains_key(*name)
-                        || events.iter().any(|e| {
-                            matches!(&e.event, Event::Created { action, ancestors, .. }
-                                if action == *name && ancestors.last() == Some(&self.parent))
-                        })
-                })
-                .cloned()
-                .collect();
-            let mut updates = Vec::new();
-            for name in mine {
-                let state = run::find_action(&self.control, &self.run, &name).await?;
-                updates.extend(self.changed(&state));
-            }
-            return Ok(updates);
+            let upto = last.seq;
+            self.seq = Some(upto);
+            let looks = self.changed_children(&events);
+            // As they are by now: a child that went through several phases is told once.
+            let found = self.watched.look(&[], &looks, upto).await?;
+            return Ok(found.iter().filter_map(|shown| self.changed(&shown.state)).collect());
         }
+    }
+
+    /// The children that these events happened to, in the order of their first.
+    fn changed_children(&self, events: &[Arc<Logged>]) -> Vec<Look> {
+        let mut places: HashMap<&ActionName, usize> = HashMap::new();
+        let mut looks: Vec<Look> = Vec::new();
+        for logged in events {
+            let name = logged.event.action();
+            let is_mine = match &logged.event {
+                Event::Created { ancestors, .. } => ancestors.last() == Some(&self.parent),
+                _ => places.contains_key(name) || self.sent.contains_key(name),
+            };
+            if !is_mine {
+                continue;
+            }
+            let since = Some(logged.seq);
+            match places.get(name) {
+                Some(place) => looks[*place].since = since,
+                None => {
+                    places.insert(name, looks.len());
+                    looks.push(Look { name: name.clone(), since });
+                }
+            }
+        }
+        looks
     }
 
     async fn snapshot(&mut self) -> Answer<Vec<Update>> {

@@ -20,10 +20,12 @@ mod settings;
 mod task;
 mod tracked;
 mod translator;
+mod tree;
 mod watch;
 
 use connectrpc::{ConnectRpcService, Response, Router, handler_fn, streaming_handler_fn};
 
+pub(crate) use self::watch::Watchings;
 use crate::Control;
 
 /// Bounds of one request.
@@ -195,6 +197,10 @@ pub fn router(control: &Control) -> Router {
             call "UndeleteQueue" => queue::undelete,
             read "GetQueue" => queue::get,
             read "ListQueues" => queue::list,
+        }
+        "TreeService" {
+            read "ListGroups" => tree::groups,
+            read "ListChildren" => tree::children,
         }
         "LimitsService" {
             call "UpdateProjectLimits" => limits::update,

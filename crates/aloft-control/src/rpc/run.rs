@@ -1,5 +1,7 @@
 //! `flyteidl2.workflow.RunService`, without its watches.
 
+use std::sync::Arc;
+
 use aloft_core::{
     ActionName, ActionState, CachePlan, CacheScope, Command, DEFAULT_QUEUE, EndedBy, Refusal, Relation, Reply, RunInfo,
     RunKey, Scope, Seed, Subject, TaskSeed,
@@ -327,14 +329,14 @@ fn no_run(run: &RunKey) -> connectrpc::ConnectError {
 }
 
 /// A run and its root action.
-pub(super) async fn find_run(control: &Control, run: &RunKey) -> Answer<(RunRecord, ActionState)> {
+pub(super) async fn find_run(control: &Control, run: &RunKey) -> Answer<(Arc<RunRecord>, ActionState)> {
     let record = find_record(control, run).await?;
     let root = find_action(control, run, &ActionName::root()).await?;
     Ok((record, root))
 }
 
-pub(super) async fn find_record(control: &Control, run: &RunKey) -> Answer<RunRecord> {
-    control.store().run(run).await.map_err(wire)?.ok_or_else(|| no_run(run))
+pub(super) async fn find_record(control: &Control, run: &RunKey) -> Answer<Arc<RunRecord>> {
+    control.record(run).await.map_err(wire)?.ok_or_else(|| no_run(run))
 }
 
 pub(super) async fn find_action(control: &Control, run: &RunKey, action: &ActionName) -> Answer<ActionState> {
@@ -363,14 +365,14 @@ pub(super) async fn details(
         Seed::Trace(trace) => &trace.spec_digest,
         Seed::Condition(condition) => &condition.spec_digest,
     };
-    let stored = if digest.is_empty() { None } else { control.store().blob(digest).await.map_err(wire)? };
+    let stored = if digest.is_empty() { None } else { control.stored(digest).await.map_err(wire)? };
     convert::details(control, record, state, stored)
 }
 
 /// Everything about a run whose root is in the state `root`.
 /// What the run was started with, as it is stored.
 pub(super) async fn stored_run_spec(control: &Control, run: &RunRecord) -> Answer<RunSpec> {
-    let bytes = control.store().blob(&run.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
+    let bytes = control.stored(&run.info.spec_digest).await.map_err(wire)?.unwrap_or_default();
     RunSpec::decode_from_slice(&bytes)
         .map_err(|e| wire(StoreError::Corrupt(format!("the specification of run {}: {e}", run.key))))
 }

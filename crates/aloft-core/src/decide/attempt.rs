@@ -3,7 +3,7 @@
 use super::{Decision, View, ended_ancestor, find};
 use crate::{
     ActionName, ActionState, Attempt, AttemptOutcome, EndedBelow, ErrorKind, Event, Lease, LeaseToken, OutputRefs,
-    Phase, Progress, Refusal, TaskError, Time, TimeLimit, retry,
+    Phase, Progress, Refusal, Reply, TaskError, Time, TimeLimit, apply, retry,
 };
 
 pub(super) fn take(view: &dyn View, name: &ActionName, lease: &Lease, now: Time) -> Result<Decision, Refusal> {
@@ -14,7 +14,9 @@ pub(super) fn take(view: &dyn View, name: &ActionName, lease: &Lease, now: Time)
     }
     match state.ready_at() {
         Some(at) if at <= now && ended_ancestor(view, state).is_none() => {
-            Ok(Decision::one(Event::Leased { action: name.clone(), attempt: attempt.number, lease: lease.clone() }))
+            let event = Event::Leased { action: name.clone(), attempt: attempt.number, lease: lease.clone() };
+            let leased = apply(Some(state.clone()), &event, now).ok_or_else(|| Refusal::NotReady(name.clone()))?;
+            Ok(Decision { events: vec![event], reply: Reply::Leased(Box::new(leased)) })
         }
         _ => Err(Refusal::NotReady(name.clone())),
     }

@@ -6,7 +6,7 @@ use aloft_core::{ActionName, ActionState, CacheEntry, Command, QueueState, Reser
 use aloft_store::{ProjectLimits, Queue, StoreError, Submission};
 use tokio_postgres::Row;
 
-use super::Trouble;
+use super::{Trouble, kept::Kept};
 use crate::{
     Tx,
     cache::{self, Place},
@@ -61,6 +61,8 @@ impl Missing {
 /// What a batch knows before it decides.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    /// Whether records are packed by now.
+    pub(super) packs: bool,
     pub(super) runs: HashMap<RunKey, RunRow>,
     pub(super) actions: HashMap<RunKey, HashMap<ActionName, Stored>>,
     /// Open children by their parents: the first few names.
@@ -81,7 +83,12 @@ fn columns(keys: &[&RunKey]) -> [Vec<String>; 4] {
 impl Known {
     /// Locks the runs and loads what the commands touch, with everything above it, and what limits it. The root of each run
     /// comes too: it tells a missing run from a missing action.
-    pub(super) async fn load(tx: &Tx, keys: &BTreeSet<&RunKey>, submissions: &[Submission]) -> Result<Self, Trouble> {
+    pub(super) async fn load(
+        tx: &Tx,
+        kept: &mut Kept,
+        keys: &BTreeSet<&RunKey>,
+        submissions: &[Submission],
+    ) -> Result<Self, Trouble> {
         let mut known = Self::default();
         let wanted: Vec<&RunKey> = keys.iter().copied().collect();
         let [orgs, projects, domains, names] = columns(&wanted);
@@ -101,7 +108,9 @@ impl Known {
                 at: time(&row, 7),
                 started: row.get(8),
             };
-            known.runs.insert(run_key(&row, 0), run);
+            let key = run_key(&row, 0);
+            known.actions.insert(key.clone(), kept.take(&key, &run));
+            known.runs.insert(key, run);
         }
         known.load_actions(tx, submissions).await?;
         known.load_limits(tx, submissions).await?;
@@ -111,12 +120,23 @@ impl Known {
     async fn load_actions(&mut self, tx: &Tx, submissions: &[Submission]) -> Result<(), Trouble> {
         let by_id: HashMap<i64, RunKey> = self.runs.iter().map(|(key, run)| (run.id, key.clone())).collect();
         let mut wanted: BTreeSet<(i64, ActionName)> = BTreeSet::new();
+        let mut asked = BTreeSet::new();
         for submission in submissions {
             let Some(run) = self.runs.get(&submission.run) else { continue };
-            wanted.insert((run.id, ActionName::root()));
-            wanted.extend(submission.command.touches().into_iter().map(|name| (run.id, name)));
+            let known = self.actions.get(&submission.run);
+            let mut touched = submission.command.touches();
+            touched.push(ActionName::root());
+            while let Some(name) = touched.pop() {
+                match known.and_then(|k| k.get(&name)) {
+                    // What is above what is kept may have been forgotten.
+                    Some(stored) if asked.insert((run.id, name.clone())) => {
+                        touched.extend(stored.state.ancestors.iter().cloned());
+                    }
+                    Some(_) => {}
+                    None => drop(wanted.insert((run.id, name))),
+                }
+            }
         }
-        let mut asked = BTreeSet::new();
         while !wanted.is_empty() {
             let (ids, names): (Vec<i64>, Vec<&str>) = wanted.iter().map(|(id, name)| (*id, name.as_str())).unzip();
             let sql = tx

@@ -6,13 +6,19 @@
 //! carried out again.
 
 mod decide;
+mod kept;
 mod load;
 mod tail;
 mod write;
 
 pub(crate) use self::tail::PLACES;
 
-use std::{collections::BTreeSet, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Deref,
+    sync::Arc,
+    time::Duration,
+};
 
 use aloft_core::{Reply, RunKey};
 use aloft_store::{StoreError, Submission, SubmitError};
@@ -38,6 +44,7 @@ pub(crate) enum Job {
 /// Runs until every sender is gone.
 pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
+    let mut kept = kept::Kept::default();
     while jobs.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let (mut submissions, mut waiting, mut flushed) = (Vec::new(), Vec::new(), Vec::new());
         for job in batch.drain(..) {
@@ -49,7 +56,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
                 Job::Flush(done) => flushed.push(done),
             }
         }
-        match carry_out(&shared, &submissions).await {
+        match carry_out(&shared, &mut kept, &submissions).await {
             Ok(answers) => {
                 for (done, answer) in waiting.into_iter().zip(answers) {
                     // A receiver that is gone has given up waiting; the write stands either way.
@@ -91,11 +98,15 @@ impl From<StoreError> for Trouble {
     }
 }
 
-async fn carry_out(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<Reply, SubmitError>>, StoreError> {
+async fn carry_out(
+    shared: &Shared,
+    kept: &mut kept::Kept,
+    submissions: &[Submission],
+) -> Result<Vec<Result<Reply, SubmitError>>, StoreError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match once(shared, submissions).await {
+        match once(shared, kept, submissions).await {
             Ok(answers) => return Ok(answers),
             Err(Trouble::Store(error)) => return Err(error),
             Err(Trouble::Again(error)) if tries >= TRIES => return Err(error),
@@ -107,16 +118,21 @@ async fn carry_out(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Re
     }
 }
 
-async fn once(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<Reply, SubmitError>>, Trouble> {
+async fn once(
+    shared: &Shared,
+    kept: &mut kept::Kept,
+    submissions: &[Submission],
+) -> Result<Vec<Result<Reply, SubmitError>>, Trouble> {
     if submissions.is_empty() {
         return Ok(Vec::new());
     }
     let tx = Open::begin(&shared.pool).await?;
     let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
-    let mut known = load::Known::load(&tx, &keys, submissions).await?;
+    let mut known = load::Known::load(&tx, kept, &keys, submissions).await?;
     let now = (shared.clock)();
+    known.packs = now >= shared.packs_from;
     // A decision that asks for what is not loaded is thrown away with all others, and taken again with it.
-    let decided = loop {
+    let mut decided = loop {
         let decided = decide::all(&known, submissions, now);
         if decided.missing.is_empty() {
             break decided;
@@ -125,13 +141,17 @@ async fn once(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<
     };
     if !decided.changes_anything() {
         tx.end("ROLLBACK").await?;
-        return Ok(decided.answers);
+        let answers = std::mem::take(&mut decided.answers);
+        kept.keep(known, decided, &HashMap::new());
+        return Ok(answers);
     }
     let written = write::all(&tx, &known, &decided).await?;
     let pos = tail::commit(tx, &shared.channel, &known, &decided, &written).await?;
     shared.told.lock().insert(pos / PLACES);
     shared.hub.publish(decided.seqs(), Some(pos));
-    Ok(decided.answers)
+    let answers = std::mem::take(&mut decided.answers);
+    kept.keep(known, decided, &written.runs);
+    Ok(answers)
 }
 
 /// A connection with a transaction under way. If it is dropped before the end, so is the connection, and the server rolls

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Tx, cache,
-    rows::{amount, clean, encode},
+    rows::{amount, clean, encode, encode_packed},
 };
 
 /// Numbers of actions within a run: more than any run can have.
@@ -105,8 +105,8 @@ pub(super) async fn all(tx: &Tx, known: &Known, decided: &Decided) -> Result<Wri
     cache_changes(tx, known, decided, &rows).await?;
     let touched = rows.iter().filter(|row| row.changed.at.is_some());
     let (new, old): (Vec<&Row<'_>>, Vec<&Row<'_>>) = touched.partition(|row| row.changed.new.is_some());
-    write_actions(tx, &new, true).await?;
-    write_actions(tx, &old, false).await?;
+    write_actions(tx, &new, true, known.packs).await?;
+    write_actions(tx, &old, false, known.packs).await?;
     write_live(tx, &rows).await?;
     write_events(tx, known, decided, &written).await?;
     for row in &rows {
@@ -241,7 +241,7 @@ fn duration(state: &ActionState) -> Option<i64> {
 }
 
 impl Columns {
-    fn of(rows: &[&Row<'_>]) -> Result<Self, StoreError> {
+    fn of(rows: &[&Row<'_>], packs: bool) -> Result<Self, StoreError> {
         let mut columns = Self::default();
         for Row { id, run_id, changed, .. } in rows {
             let state = &changed.state;
@@ -267,17 +267,17 @@ impl Columns {
             columns.task_versions.push(clean(task.map_or("", |t| &t.version)));
             columns.short_names.push(clean(task.map_or("", |t| &t.short_name)));
             columns.environments.push(clean(task.map_or("", |t| &t.environment)));
-            columns.states.push(encode(state)?);
+            columns.states.push(encode_packed(state, packs)?);
         }
         Ok(columns)
     }
 }
 
-async fn write_actions(tx: &Tx, rows: &[&Row<'_>], new: bool) -> Result<(), Trouble> {
+async fn write_actions(tx: &Tx, rows: &[&Row<'_>], new: bool, packs: bool) -> Result<(), Trouble> {
     if rows.is_empty() {
         return Ok(());
     }
-    let c = Columns::of(rows)?;
+    let c = Columns::of(rows, packs)?;
     if new {
         let sql = "INSERT INTO actions (id, run_id, name, parent, grp, kind, phase, created_at, updated_at, started_at,
                                         ended_at, duration_ms, ended_above, attempts, cache_status, task_project,
@@ -424,7 +424,7 @@ async fn write_events(tx: &Tx, known: &Known, decided: &Decided, written: &Writt
     let runs: Vec<i64> = decided.events.iter().map(|e| run_id(known, written, &e.run)).collect();
     let seqs: Vec<i64> = decided.events.iter().map(|e| amount(e.seq)).collect();
     let times: Vec<i64> = decided.events.iter().map(|e| e.at.as_micros()).collect();
-    let bodies = decided.events.iter().map(|e| encode(&e.event)).collect::<Result<Vec<_>, _>>()?;
+    let bodies = decided.events.iter().map(|e| encode_packed(&e.event, known.packs)).collect::<Result<Vec<_>, _>>()?;
     let sql = "INSERT INTO events (run_id, seq, at, body)
                SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[])";
     execute(tx, sql, &[&runs, &seqs, &times, &bodies]).await.map(drop)
@@ -485,7 +485,7 @@ async fn write_roots(tx: &Tx, known: &Known, decided: &Decided, rows: &[Row<'_>]
         rows.iter().map(|r| r.changed.state.error.as_ref().map(|e| word(&e.kind))).collect()
     };
     if !new.is_empty() {
-        let c = Columns::of(&new)?;
+        let c = Columns::of(&new, known.packs)?;
         let text = |f: fn(&RunKey) -> &String| new.iter().map(|r| f(r.key).clone()).collect::<Vec<_>>();
         let infos: Vec<_> = new.iter().map(|r| decided.runs.get(r.key).and_then(|run| run.info.as_ref())).collect();
         let by: Vec<String> = infos.iter().map(|i| i.map(|i| clean(&i.created_by.id)).unwrap_or_default()).collect();
@@ -525,7 +525,7 @@ async fn write_roots(tx: &Tx, known: &Known, decided: &Decided, rows: &[Row<'_>]
         execute(tx, sql, &params).await?;
     }
     if !old.is_empty() {
-        let c = Columns::of(&old)?;
+        let c = Columns::of(&old, known.packs)?;
         let sql = "UPDATE run_index r SET phase = k.phase, updated_at = k.updated_at, started_at = k.started_at,
                           ended_at = k.ended_at, duration_ms = k.duration_ms, attempts = k.attempts,
                           error_kind = k.error_kind, cache_status = k.cache_status

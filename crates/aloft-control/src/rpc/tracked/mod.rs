@@ -6,6 +6,8 @@ mod begin;
 mod failure;
 mod report;
 
+use std::sync::Arc;
+
 use aloft_core::RunKey;
 use aloft_flyteidl2::flyteidl2::{
     common::{Filter as WireFilter, filter::Function},
@@ -42,7 +44,7 @@ pub(super) fn source_here(source: EnumValue<RunSource>) -> Answer<i32> {
 }
 
 /// The record of a run that must be a tracked one.
-async fn tracked(control: &Control, run: &RunKey) -> Answer<RunRecord> {
+async fn tracked(control: &Control, run: &RunKey) -> Answer<Arc<RunRecord>> {
     let record = run::find_record(control, run).await?;
     if record.info.source == SOURCE {
         return Ok(record);

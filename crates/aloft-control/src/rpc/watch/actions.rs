@@ -1,18 +1,19 @@
 //! `WatchActions`: the tree of a run, each action with the phases of its children.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
-use aloft_core::{ActionName, ActionState, Event};
+use aloft_core::Event;
 use aloft_flyteidl2::flyteidl2::workflow::{EnrichedAction, WatchActionsRequest, WatchActionsResponse};
 use aloft_store::{Filter, Listed, RunRecord};
-use buffa::Message as _;
 
-use super::{Pace, Step, Watched, Woken, stream, tree::Tree};
+use super::{Look, Pace, Shown, Step, Watched, Woken, stream, tree::Tree};
 use crate::{
     Control,
     rpc::{
         actions::Messages,
-        convert,
         error::{Answer, not_found, wire},
         list, run,
     },
@@ -23,7 +24,7 @@ const MESSAGE: usize = 500;
 
 struct Actions {
     control: Control,
-    record: RunRecord,
+    record: Arc<RunRecord>,
     watched: Watched,
     pace: Pace,
     filters: Vec<Filter>,
@@ -75,7 +76,7 @@ impl Actions {
             let outline = outline.ok_or_else(|| not_found(format!("run {} does not exist", key.name)))?;
             self.seq = Some(outline.seq);
             for item in outline.actions {
-                self.tree.add(&item.name, item.parent.as_ref(), Some(item.phase));
+                self.tree.add(&item.name, item.parent.as_ref(), Some(item.phase), outline.seq);
             }
             return Ok(Woken::Changed);
         }
@@ -90,8 +91,10 @@ impl Actions {
         self.seq = Some(last.seq);
         for logged in &events {
             match &logged.event {
-                Event::Created { action, ancestors, .. } => self.tree.add(action, ancestors.last(), None),
-                other => self.tree.touch(other.action()),
+                Event::Created { action, ancestors, .. } => {
+                    self.tree.add(action, ancestors.last(), None, logged.seq);
+                }
+                other => self.tree.touch(other.action(), logged.seq),
             }
         }
         Ok(true)
@@ -99,45 +102,43 @@ impl Actions {
 
     /// What is to be sent of the next actions that have changed, as they are now, parents before children.
     async fn message(&mut self) -> Answer<Vec<EnrichedAction>> {
-        let batch = self.tree.take(MESSAGE);
-        let mut found = self.look(&batch).await?;
-        // In the order of the changes, which is the one in which they were asked for.
-        let place: std::collections::HashMap<_, _> = batch.iter().enumerate().map(|(i, name)| (name, i)).collect();
-        found.sort_by_key(|(state, _)| place.get(&state.name).copied());
+        let upto = self.seq.unwrap_or_default();
+        let batch = self.tree.take(MESSAGE, upto);
         let mut message = Vec::new();
-        for (state, meets) in found {
-            if meets {
-                let above = self.tree.need_above(&state.name);
+        // In the order of the changes.
+        for shown in self.look(&batch).await? {
+            if shown.meets {
+                let above = self.tree.need_above(&shown.state.name, upto);
                 if !above.is_empty() {
-                    for (state, meets) in self.look(&above).await? {
-                        self.push(&mut message, &state, meets);
+                    for shown in self.look(&above).await? {
+                        self.push(&mut message, &shown);
                     }
                 }
             }
-            self.push(&mut message, &state, meets);
+            self.push(&mut message, &shown);
         }
         Ok(message)
     }
 
-    /// Reads some actions, in the order of their creation, and records their phases.
-    async fn look(&mut self, names: &[ActionName]) -> Answer<Vec<(ActionState, bool)>> {
-        let store = self.control.store();
-        let found = store.matched(&self.record.key, names, &self.filters).await.map_err(wire)?;
-        for (state, _) in &found {
-            self.tree.set(&state.name, state.phase);
+    /// Reads some actions and records their phases.
+    async fn look(&mut self, looks: &[Look]) -> Answer<Vec<Arc<Shown>>> {
+        let found = self.watched.look(&self.filters, looks, self.seq.unwrap_or_default()).await?;
+        for shown in &found {
+            self.tree.set(&shown.state.name, shown.state.phase);
         }
         Ok(found)
     }
 
-    fn push(&mut self, message: &mut Vec<EnrichedAction>, state: &ActionState, meets: bool) {
-        let action = convert::action(&self.record, state);
-        let counts = self.tree.counts(&state.name);
-        let mut digest = DefaultHasher::new();
-        (action.encode_to_vec(), &counts, meets).hash(&mut digest);
-        if self.tree.sends(&state.name, meets, digest.finish()) {
+    fn push(&mut self, message: &mut Vec<EnrichedAction>, shown: &Shown) {
+        let name = &shown.state.name;
+        let (action, digest) = shown.wire(&self.record);
+        let counts = self.tree.counts(name);
+        let mut both = DefaultHasher::new();
+        (digest, &counts).hash(&mut both);
+        if self.tree.sends(name, shown.meets, both.finish()) {
             message.push(EnrichedAction {
-                action: action.into(),
-                meets_filter: meets,
+                action: action.clone().into(),
+                meets_filter: shown.meets,
                 children_phase_counts: counts.into_iter().collect(),
                 ..Default::default()
             });

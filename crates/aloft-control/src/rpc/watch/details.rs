@@ -1,5 +1,7 @@
 //! Watches of one action: its details, and those of a run, which are its root's.
 
+use std::sync::Arc;
+
 use aloft_core::{ActionName, ActionState, RunKey};
 use aloft_flyteidl2::flyteidl2::workflow::{
     WatchActionDetailsRequest, WatchActionDetailsResponse, WatchRunDetailsRequest, WatchRunDetailsResponse,
@@ -15,7 +17,7 @@ use crate::{
 /// One action, followed to its end. Keeps no more than its state last sent.
 pub(super) struct OneAction {
     pub(super) control: Control,
-    pub(super) record: RunRecord,
+    pub(super) record: Arc<RunRecord>,
     action: ActionName,
     watched: Watched,
     pace: Pace,

@@ -10,23 +10,27 @@ mod cluster;
 mod details;
 mod groups;
 mod runs;
+mod shared;
 mod totals;
 mod tree;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aloft_core::RunKey;
 use aloft_store::{Filter, ListScope, Logged, RunRow};
 use futures::{StreamExt as _, stream::unfold};
 use tokio::{sync::watch, time::Instant};
 
+pub(crate) use self::shared::Watchings;
 pub(super) use self::{
     actions::actions,
     cluster::{cluster_events, events as cluster_events_of},
     details::{action_details, run_details},
     groups::groups,
     runs::{runs, runs_that},
+    shared::Look,
 };
+use self::shared::{Shared, Shown};
 use super::{
     actions::Messages,
     error::{Answer, stopping, wire},
@@ -55,19 +59,33 @@ pub(super) enum Woken {
 pub(super) struct Watched {
     control: Control,
     run: RunKey,
+    shared: Arc<Shared>,
     hint: watch::Receiver<u64>,
+    /// Whether nothing was read since the hint was subscribed to: it says nothing of what was before.
+    fresh: bool,
 }
 
 impl Watched {
     /// Follows `run`. Subscribes before anything is read, so that what is committed in between is not missed.
     pub(super) fn new(control: &Control, run: RunKey) -> Self {
         let hint = control.store().changes(&run);
-        Self { control: control.clone(), run, hint }
+        let shared = control.watching(&run);
+        Self { control: control.clone(), run, shared, hint, fresh: true }
     }
 
-    pub(super) async fn events_after(&mut self, seq: u64) -> Answer<Vec<Logged>> {
-        self.hint.mark_unchanged();
-        self.control.store().events_after(&self.run, seq, BATCH).await.map_err(wire)
+    /// What was appended to the log after number `seq`; up to a thousand events.
+    pub(super) async fn events_after(&mut self, seq: u64) -> Answer<Vec<Arc<Logged>>> {
+        let told = *self.hint.borrow_and_update();
+        if told <= seq && !self.fresh {
+            return Ok(Vec::new());
+        }
+        self.fresh = false;
+        self.shared.events_after(&self.control, seq).await
+    }
+
+    /// Actions as they must be shown, when the log was read to `upto`, in the order asked for.
+    pub(super) async fn look(&self, filters: &[Filter], looks: &[Look], upto: u64) -> Answer<Vec<Arc<Shown>>> {
+        self.shared.look(&self.control, filters, looks, upto).await
     }
 
     /// Waits for the log to grow.
@@ -80,10 +98,15 @@ impl Watched {
                 // The hub dropped a channel that looked unwatched: take a new one and look again.
                 Err(_) => {
                     self.hint = self.control.store().changes(&self.run);
+                    self.fresh = true;
                     Ok(Woken::Changed)
                 }
             },
-            () = tokio::time::sleep(HEARTBEAT) => Ok(Woken::Heartbeat),
+            () = tokio::time::sleep(HEARTBEAT) => {
+                // Should a hint have been lost, this is when that is noticed.
+                self.fresh = true;
+                Ok(Woken::Heartbeat)
+            }
         }
     }
 }

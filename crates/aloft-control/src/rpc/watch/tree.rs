@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 
 use aloft_core::{ActionName, Phase};
 
+use super::Look;
+
 /// Phases are numbered from 1.
 const PHASES: usize = Phase::ALL.len() + 1;
 
@@ -19,6 +21,8 @@ struct Node {
     counts: [u32; PHASES],
     /// Whether it is to be looked at again.
     pending: bool,
+    /// The number of the last event that is known to have changed how it is shown; `None` if that was another's end.
+    since: Option<u64>,
     /// What was last sent of it, as a digest; `None` if it was not, or was sent as leaving.
     sent: Option<u64>,
     /// Whether something below it has been sent, so that it must be known too.
@@ -41,7 +45,7 @@ fn is_live(phase: Option<Phase>) -> bool {
 
 impl Tree {
     /// Adds an action after its parent, to be looked at. Does nothing if it is known.
-    pub(super) fn add(&mut self, name: &ActionName, parent: Option<&ActionName>, phase: Option<Phase>) {
+    pub(super) fn add(&mut self, name: &ActionName, parent: Option<&ActionName>, phase: Option<Phase>, seq: u64) {
         if self.index.contains_key(name) {
             return;
         }
@@ -54,6 +58,7 @@ impl Tree {
             phase: None,
             counts: [0; PHASES],
             pending: false,
+            since: Some(seq),
             sent: None,
             needed: false,
         });
@@ -68,9 +73,11 @@ impl Tree {
         }
     }
 
-    /// Has a look at an action to come, if it is known.
-    pub(super) fn touch(&mut self, name: &ActionName) {
+    /// Has a look at an action to come, if it is known, because of event `seq`.
+    pub(super) fn touch(&mut self, name: &ActionName, seq: u64) {
         if let Some(at) = self.index.get(name).copied() {
+            // Once only what is read anew will do, that stays so until it is.
+            self.nodes[at].since = self.nodes[at].since.map(|_| seq);
             self.mark(at);
         }
     }
@@ -84,6 +91,7 @@ impl Tree {
         }
         let live = self.nodes[at].children.iter().copied().filter(|c| is_live(self.nodes[*c].phase));
         for child in live.collect::<Vec<_>>() {
+            self.nodes[child].since = None;
             self.mark(child);
         }
     }
@@ -122,16 +130,23 @@ impl Tree {
         !self.pending.is_empty()
     }
 
-    /// Up to `limit` actions to look at, in the order of their changes.
-    pub(super) fn take(&mut self, limit: usize) -> Vec<ActionName> {
+    /// Up to `limit` actions to look at, in the order of their changes, when the log was read to `upto`.
+    pub(super) fn take(&mut self, limit: usize, upto: u64) -> Vec<Look> {
         let batch: Vec<_> = self.pending.drain(..self.pending.len().min(limit)).collect();
         batch
             .into_iter()
             .map(|at| {
                 self.nodes[at].pending = false;
-                self.nodes[at].name.clone()
+                self.look(at, upto)
             })
             .collect()
+    }
+
+    fn look(&mut self, at: usize, upto: u64) -> Look {
+        let node = &mut self.nodes[at];
+        let since = node.since;
+        node.since = Some(since.unwrap_or(upto));
+        Look { name: node.name.clone(), since }
     }
 
     /// Nothing can change any more: the root has ended, and so has all below it.
@@ -148,7 +163,7 @@ impl Tree {
 
     /// Has the actions above `name` sent whether they meet the filter or not, and returns those that have not been, the
     /// outermost first.
-    pub(super) fn need_above(&mut self, name: &ActionName) -> Vec<ActionName> {
+    pub(super) fn need_above(&mut self, name: &ActionName, upto: u64) -> Vec<Look> {
         let mut unsent = Vec::new();
         let mut at = self.index.get(name).and_then(|at| self.nodes[*at].parent);
         while let Some(parent) = at {
@@ -159,12 +174,11 @@ impl Tree {
             }
             node.needed = true;
             if node.sent.is_none() {
-                unsent.push(node.name.clone());
+                unsent.push(parent);
             }
             at = node.parent;
         }
-        unsent.reverse();
-        unsent
+        unsent.into_iter().rev().map(|at| self.look(at, upto)).collect()
     }
 
     /// Whether an action is sent now: it meets the filter, something below it was sent, or it has just left the filter.
@@ -191,19 +205,47 @@ mod tests {
         if i == 0 { ActionName::root() } else { ActionName::new(&format!("x{i}")).unwrap() }
     }
 
+    fn names(looks: Vec<Look>) -> Vec<ActionName> {
+        looks.into_iter().map(|look| look.name).collect()
+    }
+
+    fn taken(tree: &mut Tree) -> Vec<ActionName> {
+        names(tree.take(10, 0))
+    }
+
+    fn above(tree: &mut Tree, name: &ActionName) -> Vec<ActionName> {
+        names(tree.need_above(name, 0))
+    }
+
+    #[test]
+    fn what_another_ended_is_read_anew() {
+        let mut tree = Tree::default();
+        tree.add(&name(0), None, Some(Phase::Running), 3);
+        tree.add(&name(1), Some(&name(0)), Some(Phase::Running), 4);
+        let since = |looks: Vec<Look>| looks.into_iter().map(|l| l.since).collect::<Vec<_>>();
+        assert_eq!(since(tree.take(10, 4)), [Some(3), Some(4)]);
+        tree.touch(&name(1), 6);
+        assert_eq!(since(tree.take(10, 9)), [Some(6)]);
+        tree.set(&name(0), Phase::Failed);
+        tree.touch(&name(1), 10);
+        assert_eq!(since(tree.take(10, 12)), [None], "what was read before it may lack the end above");
+        tree.touch(&name(1), 13);
+        assert_eq!(since(tree.take(10, 13)), [Some(13)]);
+    }
+
     #[test]
     fn counts_follow_phases_and_ends_reach_down() {
         let mut tree = Tree::default();
-        tree.add(&name(0), None, Some(Phase::Running));
-        tree.add(&name(1), Some(&name(0)), Some(Phase::Running));
-        tree.add(&name(2), Some(&name(1)), None);
-        assert_eq!(tree.take(10), [name(0), name(1), name(2)], "parents first");
+        tree.add(&name(0), None, Some(Phase::Running), 0);
+        tree.add(&name(1), Some(&name(0)), Some(Phase::Running), 0);
+        tree.add(&name(2), Some(&name(1)), None, 0);
+        assert_eq!(taken(&mut tree), [name(0), name(1), name(2)], "parents first");
         assert_eq!(tree.counts(&name(0)), [(4, 1)]);
         assert_eq!(tree.counts(&name(1)), [], "not before it is read");
         tree.set(&name(2), Phase::Queued);
-        assert_eq!((tree.take(10), tree.counts(&name(1))), (vec![name(1)], vec![(1, 1)]));
+        assert_eq!((taken(&mut tree), tree.counts(&name(1))), (vec![name(1)], vec![(1, 1)]));
         tree.set(&name(1), Phase::Succeeded);
-        let mut touched = tree.take(10);
+        let mut touched = taken(&mut tree);
         touched.sort();
         assert_eq!(touched, [name(0), name(2)], "what is below an end is looked at again");
         tree.set(&name(2), Phase::Aborted);
@@ -217,14 +259,14 @@ mod tests {
     #[test]
     fn what_leaves_the_filter_is_sent_once_more_and_then_not() {
         let mut tree = Tree::default();
-        tree.add(&name(0), None, Some(Phase::Running));
-        tree.add(&name(1), Some(&name(0)), Some(Phase::Running));
+        tree.add(&name(0), None, Some(Phase::Running), 0);
+        tree.add(&name(1), Some(&name(0)), Some(Phase::Running), 0);
         assert!(!tree.sends(&name(0), false, 1), "it does not meet the filter");
-        assert_eq!(tree.need_above(&name(1)), [name(0)]);
+        assert_eq!(above(&mut tree, &name(1)), [name(0)]);
         assert!(tree.sends(&name(0), false, 1), "what is above it is needed");
         assert!(tree.sends(&name(1), true, 2));
         assert!(!tree.sends(&name(1), true, 2), "nothing new");
-        assert_eq!(tree.need_above(&name(1)), []);
+        assert_eq!(above(&mut tree, &name(1)), []);
         assert!(tree.sends(&name(1), false, 3), "it leaves");
         assert!(!tree.sends(&name(1), false, 4), "and is gone");
         assert!(tree.sends(&name(1), true, 5), "until it is back");
@@ -236,10 +278,10 @@ mod tests {
         #[test]
         fn counts_add_up(steps in prop::collection::vec((0usize..30, 0usize..30, 0usize..10), 1..200)) {
             let mut tree = Tree::default();
-            tree.add(&name(0), None, None);
+            tree.add(&name(0), None, None, 0);
             for (node, parent, phase) in steps {
                 if node > 0 && tree.index.contains_key(&name(parent)) {
-                    tree.add(&name(node), Some(&name(parent)), None);
+                    tree.add(&name(node), Some(&name(parent)), None, 0);
                 }
                 tree.set(&name(node), Phase::ALL[phase]);
                 for node in &tree.nodes {

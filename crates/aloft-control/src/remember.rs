@@ -1,0 +1,83 @@
+//! What is asked for with every action and does not change: records of runs and stored blobs. Bounded, and never more than
+//! a shortcut: what is not remembered is read.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aloft_core::RunKey;
+use aloft_store::{RunRecord, StoreError};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::Control;
+
+/// How long a run is believed to be what it was. Its record does not change, but retention may remove it, and another be
+/// created under its name.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// Most runs that are remembered: some 2 MB.
+const MAX_RUNS: usize = 2048;
+
+/// Most bytes of blobs that are remembered, and the largest of them: a usual specification has some 10 KB.
+const MAX_BYTES: usize = 8 << 20;
+const MAX_BLOB: usize = 256 << 10;
+
+#[derive(Default)]
+pub(crate) struct Remembered {
+    runs: Mutex<HashMap<RunKey, (Instant, Arc<RunRecord>)>>,
+    blobs: Mutex<Blobs>,
+}
+
+#[derive(Default)]
+struct Blobs {
+    by_digest: HashMap<String, Bytes>,
+    bytes: usize,
+}
+
+impl Control {
+    /// A run, if it exists, as it was within the last second.
+    pub(crate) async fn record(&self, run: &RunKey) -> Result<Option<Arc<RunRecord>>, StoreError> {
+        let known = self.remembered().runs.lock().get(run).cloned();
+        if let Some((at, record)) = known
+            && at.elapsed() < BELIEVED
+        {
+            return Ok(Some(record));
+        }
+        let at = Instant::now();
+        let found = self.store().run(run).await?.map(Arc::new);
+        let mut runs = self.remembered().runs.lock();
+        match &found {
+            Some(record) => {
+                if runs.len() >= MAX_RUNS {
+                    runs.retain(|_, (at, _)| at.elapsed() < BELIEVED);
+                }
+                if runs.len() < MAX_RUNS {
+                    runs.insert(run.clone(), (at, Arc::clone(record)));
+                }
+            }
+            None => drop(runs.remove(run)),
+        }
+        Ok(found)
+    }
+
+    /// A stored blob. It is named by what it holds, so it is the same for ever.
+    pub(crate) async fn stored(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {
+        if let Some(bytes) = self.remembered().blobs.lock().by_digest.get(digest) {
+            return Ok(Some(bytes.clone()));
+        }
+        let found = self.store().blob(digest).await?;
+        if let Some(bytes) = found.as_ref().filter(|b| b.len() <= MAX_BLOB) {
+            let mut blobs = self.remembered().blobs.lock();
+            if blobs.bytes + bytes.len() > MAX_BYTES {
+                *blobs = Blobs::default();
+            }
+            if blobs.by_digest.insert(digest.to_owned(), bytes.clone()).is_none() {
+                blobs.bytes += bytes.len();
+            }
+        }
+        Ok(found)
+    }
+}
