@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Control,
-    reconcile::{IDLE, TROUBLE},
+    reconcile::{IDLE, PACE, TROUBLE},
 };
 
 /// Most calls looked at at a time.
@@ -70,6 +70,7 @@ impl Control {
             }
             let now = self.now();
             let next = tried.values().map(|t| t.again_at.since(now)).min().unwrap_or(IDLE).min(IDLE);
+            self.pause(PACE.min(next)).await;
             tokio::select! {
                 () = self.stopping().cancelled() => {}
                 _ = feed.changed() => {}

@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aloft_core::{
-    ActionName, ActionState, Command, Event, Lease, LeaseToken, Never, Progress, Refusal, Reply, RunKey, WorkerId, plan,
+    ActionName, ActionState, Command, Lease, LeaseToken, Never, Progress, Refusal, Reply, RunKey, WorkerId, plan,
 };
 use aloft_flyteidl2::flyteidl2::task::RunSpec;
 use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, ReportError};
-use aloft_store::{OfferPlace, RunRecord, StoreError, Submission, SubmitError, Which};
+use aloft_store::{OfferPlace, RunRecord, Sift, StoreError, Submission, SubmitError, Which};
 use async_trait::async_trait;
 use buffa::Message as _;
 use bytes::Bytes;
@@ -137,15 +137,10 @@ impl Control {
     async fn ended_after(&self, mut pos: u64) -> Result<(Vec<(RunKey, ActionName)>, u64), ReportError> {
         let mut ended = Vec::new();
         loop {
-            let items = self.store().feed_after(pos, FEED_BATCH).await.map_err(unavailable)?;
-            let full = items.len() == FEED_BATCH;
-            for item in items {
-                pos = item.pos;
-                if let Event::Aborted { action, .. } | Event::TimedOut { action, .. } = &item.logged.event {
-                    ended.push((item.run, action.clone()));
-                }
-            }
-            if !full {
+            let found = self.store().sift_feed(pos, FEED_BATCH, Sift::Revocations).await.map_err(unavailable)?;
+            pos = found.upto;
+            ended.extend(found.items.into_iter().map(|item| (item.run, item.logged.event.action().clone())));
+            if !found.more {
                 return Ok((ended, pos));
             }
         }

@@ -15,6 +15,9 @@ use crate::{
 /// Lookups at a time. Each asks the object store once, so this bounds what one burst of cached actions asks of it.
 const PARALLEL: usize = 32;
 
+/// Shortest time between two looks that commits wake. Short, because an action waits for its lookup.
+const LOOK_PACE: Duration = Duration::from_millis(5);
+
 impl Control {
     /// Decides lookups that are due.
     pub(crate) async fn lookup_loop(&self) {
@@ -35,6 +38,7 @@ impl Control {
                     TROUBLE
                 }
             };
+            self.pause(LOOK_PACE.min(next)).await;
             tokio::select! {
                 () = self.stopping().cancelled() => {}
                 _ = feed.changed() => {}

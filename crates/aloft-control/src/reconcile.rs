@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use aloft_core::{ActionName, Command, Event, Reply, RunKey, Time};
-use aloft_store::{FeedItem, StoreError, Submission, Which};
+use aloft_store::{FeedItem, Sift, StoreError, Submission, Which};
 use futures::future::join_all;
 
 use crate::Control;
@@ -20,6 +20,9 @@ pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// of it is under way.
 pub(crate) const STALE: Duration = Duration::from_millis(20);
 
+/// Shortest time between two looks that commits wake: a busy server looks twenty times a second, not once for each commit.
+pub(crate) const PACE: Duration = Duration::from_millis(50);
+
 /// Pause after the store could not be read.
 pub(crate) const TROUBLE: Duration = Duration::from_secs(1);
 
@@ -31,6 +34,7 @@ impl Control {
             feed.mark_unchanged();
             match self.settle_once().await {
                 Ok(0) => {
+                    self.pause(PACE).await;
                     tokio::select! {
                         () = self.stopping().cancelled() => {}
                         _ = feed.changed() => {}
@@ -86,6 +90,8 @@ impl Control {
                     TROUBLE
                 }
             };
+            self.pause(PACE.min(next)).await;
+            let next = next.saturating_sub(PACE);
             tokio::select! {
                 () = self.stopping().cancelled() => {}
                 _ = feed.changed() => {}
@@ -122,17 +128,19 @@ impl Control {
         let mut feed = self.store().feed();
         let mut pos = *feed.borrow_and_update();
         while !self.stopping().is_cancelled() {
-            match self.store().feed_after(pos, BATCH).await {
-                Ok(items) if items.is_empty() => {
-                    tokio::select! {
-                        () = self.stopping().cancelled() => {}
-                        _ = feed.changed() => {}
-                    }
-                }
-                Ok(items) => {
-                    pos = items.last().map_or(pos, |item| item.pos);
-                    for item in items.iter().filter(|item| item.logged.event.action().is_root()) {
+            feed.mark_unchanged();
+            match self.store().sift_feed(pos, BATCH, Sift::Roots).await {
+                Ok(found) => {
+                    pos = found.upto;
+                    for item in &found.items {
                         self.narrate(item).await;
+                    }
+                    if !found.more {
+                        self.pause(PACE).await;
+                        tokio::select! {
+                            () = self.stopping().cancelled() => {}
+                            _ = feed.changed() => {}
+                        }
                     }
                 }
                 Err(error) => {

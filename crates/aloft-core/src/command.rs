@@ -1,8 +1,8 @@
 //! What can be asked of a run.
 
 use crate::{
-    ActionName, ActionRef, ActionState, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Recovered, RunInfo, Seed, Seen, SignalValue,
-    Subject, TaskError, Time, TraceSeed, TrackedReport, WebhookOutcome,
+    ActionName, ActionRef, ActionState, EndedBy, Lease, LeaseToken, OutputRefs, Phase, Recovered, RunInfo, Seed, Seen,
+    SignalValue, Subject, TaskError, Time, TraceSeed, TrackedReport, WebhookOutcome,
 };
 
 /// How an attempt ended, as the data plane that ran it saw it.

@@ -66,13 +66,34 @@ fn task_spec(work: Work) -> TaskSpec {
     };
     let bundle = format!("{BUCKET}/local/{PROJECT}/{DOMAIN}/uploads/f3a1c29e5b7d4860/fast12345678.tar.gz");
     let args = [
-        "a0", "--inputs", "{{.input}}", "--outputs-path", "{{.outputPrefix}}", "--version", "{{.version}}",
-        "--raw-data-path", "{{.rawOutputDataPrefix}}", "--checkpoint-path", "{{.checkpointOutputPrefix}}",
-        "--prev-checkpoint", "{{.prevCheckpointPrefix}}", "--run-name", "{{.runName}}", "--name", "{{.actionName}}",
-        "--destination", ".", "--resolver", "flyte._internal.resolvers.default.DefaultTaskResolver", "mod", "load",
-        "instance", "noop",
+        "a0",
+        "--inputs",
+        "{{.input}}",
+        "--outputs-path",
+        "{{.outputPrefix}}",
+        "--version",
+        "{{.version}}",
+        "--raw-data-path",
+        "{{.rawOutputDataPrefix}}",
+        "--checkpoint-path",
+        "{{.checkpointOutputPrefix}}",
+        "--prev-checkpoint",
+        "{{.prevCheckpointPrefix}}",
+        "--run-name",
+        "{{.runName}}",
+        "--name",
+        "{{.actionName}}",
+        "--destination",
+        ".",
+        "--resolver",
+        "flyte._internal.resolvers.default.DefaultTaskResolver",
+        "mod",
+        "load",
+        "instance",
+        "noop",
     ]; // fmt: skip
-    let env = |key: &str, value: &str| KeyValuePair { key: key.to_owned(), value: value.to_owned(), ..Default::default() };
+    let env =
+        |key: &str, value: &str| KeyValuePair { key: key.to_owned(), value: value.to_owned(), ..Default::default() };
     let container = Container {
         args: args.map(str::to_owned).to_vec(),
         env: vec![env("LOG_LEVEL", "30"), env("BUNDLE", &bundle)],
@@ -136,8 +157,7 @@ impl Client {
             ..Default::default()
         };
         let request = EnqueueRequest { action: action.into(), ..Default::default() };
-        let answer: Result<EnqueueResponse, _> =
-            self.door.unary("actions.ActionsService/Enqueue", &request, &[]).await;
+        let answer: Result<EnqueueResponse, _> = self.door.unary("actions.ActionsService/Enqueue", &request, &[]).await;
         answer.map(drop).map_err(|e| refused("Enqueue", e))
     }
 
@@ -177,10 +197,8 @@ impl Client {
     /// Watches the children of a run's root, as its parent does.
     pub(crate) async fn watch_children(&self, of: &RunId) -> Result<Children> {
         let id = spec::action_id(&of.action("a0"));
-        let request = WatchForUpdatesRequest {
-            filter: Some(watch_for_updates_request::Filter::from(id)),
-            ..Default::default()
-        };
+        let request =
+            WatchForUpdatesRequest { filter: Some(watch_for_updates_request::Filter::from(id)), ..Default::default() };
         let stream = self.door.stream("actions.ActionsService/WatchForUpdates", &request).await;
         Ok(Children(stream.map_err(|e| refused("WatchForUpdates", e))?))
     }

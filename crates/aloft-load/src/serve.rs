@@ -59,10 +59,7 @@ pub(crate) async fn serve(options: Options) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let port = listener.local_addr()?.port();
     let service = aloft_control::service(aloft_control::router(&control), Limits::default());
-    let app = Router::new()
-        .route("/load/handed", get(handed))
-        .with_state(Arc::clone(&seen))
-        .fallback_service(service);
+    let app = Router::new().route("/load/handed", get(handed)).with_state(Arc::clone(&seen)).fallback_service(service);
     if !options.idle {
         tokio::spawn(worker::work(control.clone(), seen, options.running));
     }

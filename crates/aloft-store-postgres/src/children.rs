@@ -16,7 +16,8 @@ fn counts(row: &Row, first: usize) -> PhaseCounts {
     PhaseCounts::new(std::array::from_fn(|i| number(row, first + i)))
 }
 
-const SUMS: &str = "sum(p1)::bigint, sum(p2)::bigint, sum(p3)::bigint, sum(p4)::bigint, sum(p5)::bigint, sum(p6)::bigint,
+const SUMS: &str =
+    "sum(p1)::bigint, sum(p2)::bigint, sum(p3)::bigint, sum(p4)::bigint, sum(p5)::bigint, sum(p6)::bigint,
                     sum(p7)::bigint, sum(p8)::bigint, sum(p9)::bigint, sum(p10)::bigint";
 
 /// Whether an action is shown as ended; `None` if it does not exist.

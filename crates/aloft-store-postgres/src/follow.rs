@@ -29,17 +29,22 @@ const COMMITS: u64 = 1000;
 /// What a notification says beside that something was committed: a queue or a limit has changed.
 pub(crate) const CHANGED: &str = "changed";
 
-/// Listens until the store is gone.
-pub(crate) async fn listen(connect: Connector, channel: String, heard: mpsc::Sender<bool>) {
+/// Listens until the store is gone. Notifications of the payload `own` are of this process itself.
+pub(crate) async fn listen(connect: Connector, channel: String, own: String, heard: mpsc::Sender<bool>) {
     while !heard.is_closed() {
-        if let Err(error) = listen_once(&connect, &channel, &heard).await {
+        if let Err(error) = listen_once(&connect, &channel, &own, &heard).await {
             tracing::warn!(%error, "not listening to Postgres; looking every second instead");
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn listen_once(connect: &Connector, channel: &str, heard: &mpsc::Sender<bool>) -> Result<(), StoreError> {
+async fn listen_once(
+    connect: &Connector,
+    channel: &str,
+    own: &str,
+    heard: &mpsc::Sender<bool>,
+) -> Result<(), StoreError> {
     let (client, mut connection) = connect.open().await.map_err(from_postgres)?;
     let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
     let listen = format!("LISTEN \"{channel}\"");
@@ -55,6 +60,8 @@ async fn listen_once(connect: &Connector, channel: &str, heard: &mpsc::Sender<bo
                 let _ = heard.try_send(true);
             }
             message = messages.next() => match message {
+                // Of its own commits this process knows.
+                Some(Ok(AsyncMessage::Notification(n))) if n.payload() == own => {}
                 Some(Ok(AsyncMessage::Notification(n))) => {
                     // A full channel has been told already.
                     let _ = heard.try_send(n.payload() == CHANGED);

@@ -25,17 +25,17 @@ mod turn;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{BuildHasher as _, DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
-    Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
-    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which,
-    sql::Next,
+    Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery,
+    ListScope, Logged, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad,
+    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted, Snapshot, Store, StoreError,
+    Submission, SubmitError, TaskId, TaskList, Turn, Which, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -118,6 +118,8 @@ struct Shared {
     clock: Clock,
     /// The channel of notifications.
     channel: String,
+    /// What notifications of this process say.
+    own: String,
     /// From when on records are packed.
     packs_from: Time,
     /// Commits of this process whose watchers have been told, until the follower has come past them.
@@ -143,6 +145,11 @@ fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
     config.keepalives_idle(Duration::from_secs(15));
     config.tcp_user_timeout(Duration::from_secs(15));
     Ok(config)
+}
+
+/// A word that no other process has.
+fn own_name() -> String {
+    format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
 }
 
 /// How often idle connections are looked at.
@@ -224,6 +231,7 @@ impl PostgresStore {
             hub: Hub::new(pos * places + (places - 1)),
             clock,
             channel: format!("aloft.{schema}"),
+            own: own_name(),
             packs_from,
             told: Mutex::default(),
         });
@@ -234,7 +242,7 @@ impl PostgresStore {
             writers.push(jobs);
         }
         let (heard, hears) = mpsc::channel(1);
-        tokio::spawn(follow::listen(connect, shared.channel.clone(), heard));
+        tokio::spawn(follow::listen(connect, shared.channel.clone(), shared.own.clone(), heard));
         tokio::spawn(follow::follow(Arc::downgrade(&shared), hears, pos));
         tokio::spawn(spare(shared.pool.clone(), options.idle));
         Ok(Self { shared, writers: Arc::new(writers) })
@@ -376,6 +384,10 @@ impl Store for PostgresStore {
 
     async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError> {
         read_once!(self, |db| read::feed_after(&db, pos, limit))
+    }
+
+    async fn sift_feed(&self, pos: u64, limit: usize, of: Sift) -> Result<Sifted, StoreError> {
+        read!(self, |db| read::sift_feed(&db, pos, limit, of))
     }
 
     fn changes(&self, run: &RunKey) -> watch::Receiver<u64> {

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use aloft_core::{ActionName, ActionState, Event, RunInfo, RunKey, Time, WorkerId};
 use aloft_store::{
-    Cursor, DeployedTask, FeedItem, Logged, Project, RunRecord, Snapshot, StoreError, TaskId, Which, sql::Sql,
+    Cursor, DeployedTask, FeedItem, Logged, Project, RunRecord, Sift, Sifted, Snapshot, StoreError, TaskId, Which,
+    sql::Sql, unpack,
 };
 use bytes::Bytes;
 use tokio_postgres::{Row, types::ToSql};
@@ -12,7 +13,7 @@ use tokio_postgres::{Row, types::ToSql};
 use crate::{
     Tx,
     batch::PLACES,
-    error::from_postgres,
+    error::{self, from_postgres},
     rows::{action_name, amount, clean, decode, maybe_time, number, run_key, time},
 };
 
@@ -208,6 +209,38 @@ pub(crate) async fn feed_after(db: &Reader, pos: u64, limit: usize) -> Result<Ve
         .await?;
     items.truncate(limit);
     Ok(items)
+}
+
+pub(crate) async fn sift_feed(db: &Reader, pos: u64, limit: usize, of: Sift) -> Result<Sifted> {
+    let (commit, place) = (pos / PLACES, pos % PLACES);
+    let sql = "SELECT * FROM (
+                   SELECT c.pos, row_number() OVER (PARTITION BY c.pos ORDER BY k.n, e.seq) AS place,
+                          k.run_id, e.seq, e.at, e.body
+                   FROM (SELECT * FROM commits WHERE pos >= $1 ORDER BY pos LIMIT $3) c
+                   CROSS JOIN LATERAL unnest(c.runs, c.firsts, c.lasts) WITH ORDINALITY k (run_id, first, last, n)
+                   JOIN events e ON e.run_id = k.run_id AND e.seq BETWEEN k.first AND k.last) f
+               WHERE (f.pos, f.place) > ($1, $2) ORDER BY f.pos, f.place LIMIT $3";
+    let params: [&(dyn ToSql + Sync); 3] = [&amount(commit), &amount(place), &amount(limit as u64)];
+    let found = db
+        .rows(sql, &params, |row| {
+            let pos = number(row, 0) * PLACES + number(row, 1);
+            let json = unpack(row.get::<_, &[u8]>(5)).map_err(|e| error::corrupt("an event", e))?;
+            let wanted = if of.takes(&json) { Some((row.get::<_, i64>(2), logged(row, 3)?)) } else { None };
+            Ok((pos, wanted))
+        })
+        .await?;
+    let (upto, more) = (found.last().map_or(pos, |(pos, _)| *pos), found.len() == limit);
+    let wanted: Vec<_> = found.into_iter().filter_map(|(pos, wanted)| Some((pos, wanted?))).collect();
+    let ids: Vec<i64> = wanted.iter().map(|(_, (run_id, _))| *run_id).collect();
+    let mut runs: HashMap<i64, RunKey> = HashMap::new();
+    if !ids.is_empty() {
+        let sql = "SELECT org, project, domain, name, id FROM runs WHERE id = ANY($1)";
+        runs.extend(db.rows(sql, &[&ids], |row| Ok((row.get::<_, i64>(4), run_key(row, 0)))).await?);
+    }
+    let items = wanted
+        .into_iter()
+        .filter_map(|(pos, (run_id, logged))| Some(FeedItem { pos, run: runs.get(&run_id)?.clone(), logged }));
+    Ok(Sifted { items: items.collect(), upto, more })
 }
 
 /// An action with its run.

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use aloft_core::{ActionName, ActionState, Phase, RunKey};
-use aloft_store::{ChildGroup, ChildGroups, ChildPlace, ChildQuery, ChildRow, ChildWindow, PhaseCounts, StoreError, sql::Sql};
+use aloft_store::{
+    ChildGroup, ChildGroups, ChildPlace, ChildQuery, ChildRow, ChildWindow, PhaseCounts, StoreError, sql::Sql,
+};
 use rusqlite::{Connection, Row, Transaction, params};
 
 use crate::{

@@ -169,7 +169,9 @@ impl View for Looking<'_> {
         self.read(|tx| {
             lanes::place_rooms(tx, here, |domain| {
                 self.added(|scope, _| {
-                    scope.org == here.org && scope.project == here.project && (domain.is_empty() || scope.domain == domain)
+                    scope.org == here.org
+                        && scope.project == here.project
+                        && (domain.is_empty() || scope.domain == domain)
                 })
             })
         })
@@ -205,8 +207,7 @@ impl Hot {
             self.flush(tx, now)?;
             touched.half_written = false;
         }
-        let view =
-            Looking { tx, run, hot: self.runs.get(run), shares: &self.shares, failure: RefCell::default() };
+        let view = Looking { tx, run, hot: self.runs.get(run), shares: &self.shares, failure: RefCell::default() };
         let decision = decide(&view, command, now);
         if let Some(failure) = view.failure.take() {
             return Err(failure.into());
@@ -267,8 +268,13 @@ impl Hot {
             }
             if let Some((row, state, open_children)) = save::load(tx, hot.id, &name)? {
                 wanted.extend(state.ancestors.iter().cloned());
-                let action =
-                    HotAction { row: Some(row), state, open_children, unwritten: Unwritten::Nothing, batch: self.batch };
+                let action = HotAction {
+                    row: Some(row),
+                    state,
+                    open_children,
+                    unwritten: Unwritten::Nothing,
+                    batch: self.batch,
+                };
                 self.size += 1;
                 hot.actions.insert(name, action);
             }

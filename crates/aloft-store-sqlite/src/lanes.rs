@@ -208,11 +208,7 @@ pub(crate) fn queue_room(db: &Connection, org: &str, name: &str, added: Share) -
 
 /// What the project and domain of `scope` hold, where they have a depth, with what is `added` to a domain of the project, or
 /// to all of it, and not written yet.
-pub(crate) fn place_rooms(
-    db: &Connection,
-    scope: &Scope,
-    added: impl Fn(&str) -> Share,
-) -> Result<Vec<QueueRoom>> {
+pub(crate) fn place_rooms(db: &Connection, scope: &Scope, added: impl Fn(&str) -> Share) -> Result<Vec<QueueRoom>> {
     let limited = limited_places(db, scope)?.into_iter().filter(|p| p.spec.limits.depth.is_some());
     limited
         .map(|place| {
@@ -222,13 +218,7 @@ pub(crate) fn place_rooms(
         .collect()
 }
 
-fn room(
-    name: String,
-    closed: Option<&'static str>,
-    depth: Option<u32>,
-    mut held: Share,
-    added: Share,
-) -> QueueRoom {
+fn room(name: String, closed: Option<&'static str>, depth: Option<u32>, mut held: Share, added: Share) -> QueueRoom {
     held.add(added);
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
     QueueRoom { name, closed, depth, waiting: count(held.waiting), running: count(held.counted) }

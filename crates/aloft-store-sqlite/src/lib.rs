@@ -33,10 +33,10 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
-    Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
-    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which,
-    sql::Next,
+    Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery,
+    ListScope, Logged, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad,
+    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted, Snapshot, Store, StoreError,
+    Submission, SubmitError, TaskId, TaskList, Turn, Which, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -278,6 +278,10 @@ impl Store for SqliteStore {
 
     async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError> {
         self.read(move |db| read::feed_after(db, pos, limit)).await
+    }
+
+    async fn sift_feed(&self, pos: u64, limit: usize, of: Sift) -> Result<Sifted, StoreError> {
+        self.read(move |db| read::sift_feed(db, pos, limit, of)).await
     }
 
     fn changes(&self, run: &RunKey) -> watch::Receiver<u64> {

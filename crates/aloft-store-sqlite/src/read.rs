@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use aloft_core::{ActionName, ActionState, RunInfo, RunKey, Scope, Subject, Time, WorkerId};
-use aloft_store::{DeployedTask, FeedItem, Logged, Project, RunRecord, Snapshot, StoreError, TaskId, Which};
+use aloft_store::{
+    DeployedTask, FeedItem, Logged, Project, RunRecord, Sift, Sifted, Snapshot, StoreError, TaskId, Which, unpack,
+};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
@@ -140,6 +142,28 @@ pub(crate) fn feed_after(db: &Connection, pos: u64, limit: usize) -> Result<Vec<
     rows(db, sql, &[&(pos as i64), &(limit as i64)], |row| {
         Ok(FeedItem { pos: get::<i64>(row, 0)? as u64, run: run_key(row, 1)?, logged: logged(row, 5)? })
     })
+}
+
+pub(crate) fn sift_feed(db: &Connection, pos: u64, limit: usize, of: Sift) -> Result<Sifted> {
+    let sql = "SELECT pos, run_id, seq, at, body FROM events WHERE pos > ?1 ORDER BY pos LIMIT ?2";
+    let (mut upto, mut looked) = (pos, 0);
+    let found = rows(db, sql, &[&(pos as i64), &(limit as i64)], |row| {
+        upto = get::<i64>(row, 0)? as u64;
+        looked += 1;
+        let body: Vec<u8> = get(row, 4)?;
+        let json = unpack(&body).map_err(|e| error::corrupt("an event", e))?;
+        if !of.takes(&json) {
+            return Ok(None);
+        }
+        Ok(Some((upto, get::<i64>(row, 1)?, logged(row, 2)?)))
+    })?;
+    let mut items = Vec::new();
+    for (pos, run_id, logged) in found.into_iter().flatten() {
+        let sql = "SELECT org, project, domain, name FROM runs WHERE id = ?1";
+        let run = rows(db, sql, &[&run_id], |row| run_key(row, 0))?.pop();
+        items.extend(run.map(|run| FeedItem { pos, run, logged }));
+    }
+    Ok(Sifted { items, upto, more: looked == limit })
 }
 
 pub(crate) fn last_pos(db: &Connection) -> Result<u64> {

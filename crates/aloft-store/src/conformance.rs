@@ -196,6 +196,17 @@ async fn concurrent_writers_share_commits(store: Handle) {
     let events = store.events_after(&run, 0, 1000).await.unwrap();
     assert!(events.iter().map(|e| e.seq).eq(1..=101), "gapless under concurrency");
     let feed = store.feed_after(0, 1000).await.unwrap();
+    let (mut sifted, mut upto) = (Vec::new(), 0);
+    loop {
+        let part = store.sift_feed(upto, 7, crate::Sift::Roots).await.unwrap();
+        sifted.extend(part.items);
+        upto = part.upto;
+        if !part.more {
+            break;
+        }
+    }
+    let roots: Vec<_> = feed.iter().filter(|item| item.logged.event.action().is_root()).cloned().collect();
+    assert_eq!((sifted, upto), (roots, feed.last().map_or(0, |item| item.pos)), "what is looked for, and how far");
     assert!(feed.is_sorted_by_key(|f| f.pos));
     assert_eq!(feed.len(), 101);
 }

@@ -13,6 +13,7 @@ mod page;
 mod records;
 mod runs;
 mod share;
+mod sift;
 pub mod sql;
 mod turn;
 
@@ -35,8 +36,9 @@ pub use records::{
     DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
     SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
-pub use share::Share;
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
+pub use share::Share;
+pub use sift::{Sift, Sifted};
 pub use turn::Turn;
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
@@ -197,6 +199,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Up to `limit` events of all runs after place `pos`, in commit order.
     async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError>;
+
+    /// Looks through up to `limit` events of all runs after place `pos` for those that `of` names.
+    async fn sift_feed(&self, pos: u64, limit: usize, of: Sift) -> Result<Sifted, StoreError>;
 
     /// Wakes when a run's log has grown. The value is a hint, the log is the truth.
     fn changes(&self, run: &RunKey) -> watch::Receiver<u64>;

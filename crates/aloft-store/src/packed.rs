@@ -120,9 +120,9 @@ mod tests {
     /// What is stored is read by every later version: the dictionary must not change.
     #[test]
     fn the_dictionary_is_the_one_that_records_were_stored_with() {
-        let sum = DICTIONARY.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let sum = DICTIONARY
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         assert_eq!(sum, 0x2571a85f37874e07, "make a second dictionary instead of changing this one");
     }
 }

@@ -115,8 +115,7 @@ pub(super) async fn children(control: &Control, request: v1::ListChildrenRequest
             Some(ChildPlace { group: group.to_owned(), row })
         }
     };
-    let query =
-        ChildQuery { parent: action.clone(), group: request.group, after, limit: page_size(request.limit) };
+    let query = ChildQuery { parent: action.clone(), group: request.group, after, limit: page_size(request.limit) };
     let found = control.store().child_window(&run, &query).await.map_err(wire)?;
     let found = found.ok_or_else(|| no_parent(&run, &action))?;
     let last = found.rows.last().filter(|_| found.more).map(|row| &row.place);

@@ -44,9 +44,7 @@ impl Database {
     /// One number.
     pub(super) async fn number(&self, sql: &str) -> Result<f64> {
         match &self.file {
-            Some(file) => {
-                Ok(rusqlite::Connection::open(file)?.query_row(sql, [], |row| row.get::<_, i64>(0))? as f64)
-            }
+            Some(file) => Ok(rusqlite::Connection::open(file)?.query_row(sql, [], |row| row.get::<_, i64>(0))? as f64),
             None => Ok(connect(&self.url).await?.query_one(sql, &[]).await?.get::<_, i64>(0) as f64),
         }
     }

@@ -100,7 +100,8 @@ impl Flow {
         }
         let (rooms, mut clients) = (Arc::new(rooms), JoinSet::new());
         for _ in 0..CLIENTS {
-            let (client, rooms, sent, stop) = (client.clone(), Arc::clone(&rooms), Arc::clone(&sent), Arc::clone(&stop));
+            let (client, rooms, sent, stop) =
+                (client.clone(), Arc::clone(&rooms), Arc::clone(&sent), Arc::clone(&stop));
             clients.spawn(enqueue(client, rooms, sent, stop, most));
         }
         Ok(Self { begun: tokio::time::Instant::now(), ended, sent, stop, clients, _watchers: watchers })

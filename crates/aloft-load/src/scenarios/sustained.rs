@@ -69,11 +69,6 @@ pub(super) async fn noop(setting: &Setting, report: &mut Report) -> Result<()> {
     let mut largest: Vec<_> = numbers.iter().filter(|(_, each)| *each > 10.0).collect();
     largest.sort_by(|a, b| b.1.total_cmp(&a.1));
     let shown: Vec<_> = largest.iter().map(|(table, each)| format!("{table} {each:.0}")).collect();
-    report.figure(
-        "bytes per finished action",
-        format!("{all:.0} ({})", shown.join(", ")),
-        "3 KB; 1.5 KB",
-        &numbers,
-    );
+    report.figure("bytes per finished action", format!("{all:.0} ({})", shown.join(", ")), "3 KB; 1.5 KB", &numbers);
     Ok(())
 }

@@ -66,16 +66,16 @@ async fn judge(
             *counted.entry(action.clone()).or_insert(0_u64) += 1;
         }
     }
-    let lost: u64 = ended
-        .keys()
-        .map(|action| watchers_of_each.saturating_sub(counted.get(action).copied().unwrap_or(0)))
-        .sum();
+    let lost: u64 =
+        ended.keys().map(|action| watchers_of_each.saturating_sub(counted.get(action).copied().unwrap_or(0))).sum();
     let late = sorted(late);
     let (p50, p99, n) = (quantile(&late, 0.5), quantile(&late, 0.99), late.len() as f64);
     let memory = server.memory().0;
     report.figure(
         what,
-        format!("{lost} lost of {n:.0}, delay p50 {p50:.1} ms, p99 {p99:.1} ms; {cpu:.2} CPU s each second, {memory:.0} MB"),
+        format!(
+            "{lost} lost of {n:.0}, delay p50 {p50:.1} ms, p99 {p99:.1} ms; {cpu:.2} CPU s each second, {memory:.0} MB"
+        ),
         "0 lost, p99 250 ms; 100 ms",
         &[("lost", lost as f64), ("p50", p50), ("p99", p99), ("n", n), ("cpu_per_s", cpu), ("memory_mb", memory)],
     );

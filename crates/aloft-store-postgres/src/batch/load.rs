@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aloft_core::{ActionName, ActionState, CacheEntry, Command, QueueState, Reservation, RunKey, Scope, Time};
 use aloft_store::{ProjectLimits, Queue, StoreError, Submission};
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{Trouble, kept::Kept};
 use crate::{
@@ -58,6 +58,12 @@ impl Missing {
     }
 }
 
+/// Queues by organisation and name, with what they hold.
+type Queues = HashMap<(String, String), (Queue, Held)>;
+
+/// Places with limits, with what they hold.
+type Places = HashMap<Scope, Vec<(ProjectLimits, Held)>>;
+
 /// What a batch knows before it decides.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -68,10 +74,8 @@ pub(super) struct Known {
     /// Open children by their parents: the first few names.
     pub(super) children: HashMap<(RunKey, ActionName), Vec<ActionName>>,
     pub(super) cached: HashMap<Place, Cached>,
-    /// Queues by organisation and name, with what they hold.
-    pub(super) queues: HashMap<(String, String), (Queue, Held)>,
-    /// Places with limits, with what they hold.
-    pub(super) places: HashMap<Scope, Vec<(ProjectLimits, Held)>>,
+    pub(super) queues: Queues,
+    pub(super) places: Places,
 }
 
 /// The columns of runs that identify them, as arrays.
@@ -81,7 +85,7 @@ fn columns(keys: &[&RunKey]) -> [Vec<String>; 4] {
 }
 
 impl Known {
-    /// Locks the runs and loads what the commands touch, with everything above it, and what limits it. The root of each run
+    /// Begins on `tx`, locks the runs and loads what the commands touch, with everything above it, and what limits it. The root of each run
     /// comes too: it tells a missing run from a missing action.
     pub(super) async fn load(
         tx: &Tx,
@@ -100,7 +104,11 @@ impl Known {
                  ORDER BY r.id FOR UPDATE OF r",
             )
             .await?;
-        for row in tx.query(&sql, &[&orgs, &projects, &domains, &names]).await? {
+        let params: [&(dyn ToSql + Sync); 4] = [&orgs, &projects, &domains, &names];
+        // Polled together, so that both go out at once. The second cannot overtake the first.
+        let (begun, found) = tokio::join!(tx.batch_execute("BEGIN"), tx.query(&sql, &params));
+        begun?;
+        for row in found? {
             let run = RunRow {
                 id: row.get(4),
                 seq: row.get::<_, i64>(5).unsigned_abs(),
@@ -112,8 +120,8 @@ impl Known {
             known.actions.insert(key.clone(), kept.take(&key, &run));
             known.runs.insert(key, run);
         }
-        known.load_actions(tx, submissions).await?;
-        known.load_limits(tx, submissions).await?;
+        let ((), (queues, places)) = tokio::try_join!(known.load_actions(tx, submissions), limits(tx, submissions))?;
+        (known.queues, known.places) = (queues, places);
         Ok(known)
     }
 
@@ -160,59 +168,6 @@ impl Known {
         Ok(())
     }
 
-    /// What queues and places hold, where something is to be added to them.
-    async fn load_limits(&mut self, tx: &Tx, submissions: &[Submission]) -> Result<(), Trouble> {
-        let mut queues: BTreeSet<(String, String)> = BTreeSet::new();
-        let mut scopes: BTreeSet<Scope> = BTreeSet::new();
-        for submission in submissions {
-            if let Command::CreateRun { seed, .. } | Command::Enqueue { seed, .. } = &submission.command
-                && let aloft_core::Seed::Task(task) = seed.as_ref()
-            {
-                queues.insert((submission.run.scope.org.clone(), task.queue.clone()));
-                scopes.insert(submission.run.scope.clone());
-            }
-        }
-        if queues.is_empty() {
-            return Ok(());
-        }
-        let (orgs, names): (Vec<&str>, Vec<&str>) = queues.iter().map(|(o, n)| (o.as_str(), n.as_str())).unzip();
-        let sql = tx
-            .prepare_cached(
-                "SELECT q.org, q.name, q.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
-                 FROM queues q JOIN unnest($1::text[], $2::text[]) k (org, name) ON q.org = k.org AND q.name = k.name
-                 LEFT JOIN loads l ON l.org = q.org AND l.queue = q.name
-                 GROUP BY q.org, q.name, q.body",
-            )
-            .await?;
-        for row in tx.query(&sql, &[&orgs, &names]).await? {
-            let queue: Queue = decode(&row, 2, "a queue")?;
-            let held = Held { waiting: row.get(3), counted: row.get(4) };
-            self.queues.insert((row.get(0), row.get(1)), (queue, held));
-        }
-        let (orgs, projects): (Vec<&str>, Vec<&str>) =
-            scopes.iter().map(|s| (s.org.as_str(), s.project.as_str())).unzip();
-        let sql = tx
-            .prepare_cached(
-                "SELECT p.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
-                 FROM project_limits p
-                 LEFT JOIN loads l ON l.org = p.org AND l.project = p.project AND p.domain IN ('', l.domain)
-                 WHERE (p.org, p.project) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-                 GROUP BY p.org, p.project, p.domain, p.body ORDER BY p.domain",
-            )
-            .await?;
-        for row in tx.query(&sql, &[&orgs, &projects]).await? {
-            let limits: ProjectLimits = decode(&row, 0, "the limits of a project")?;
-            let held = Held { waiting: row.get(1), counted: row.get(2) };
-            for scope in &scopes {
-                let here = limits.org == scope.org && limits.project == scope.project;
-                if here && (limits.domain.is_empty() || limits.domain == scope.domain) {
-                    self.places.entry(scope.clone()).or_default().push((limits.clone(), held));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Loads what decisions have asked for.
     pub(super) async fn add(&mut self, tx: &Tx, missing: &Missing) -> Result<(), Trouble> {
         if !missing.cached.is_empty() {
@@ -247,6 +202,59 @@ impl Known {
             QueueState::Drained => Some("drained"),
         }
     }
+}
+
+/// What queues and places hold, where something is to be added to them.
+async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places), Trouble> {
+    let (mut known_queues, mut known_places) = (Queues::new(), Places::new());
+    let mut queues: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut scopes: BTreeSet<Scope> = BTreeSet::new();
+    for submission in submissions {
+        if let Command::CreateRun { seed, .. } | Command::Enqueue { seed, .. } = &submission.command
+            && let aloft_core::Seed::Task(task) = seed.as_ref()
+        {
+            queues.insert((submission.run.scope.org.clone(), task.queue.clone()));
+            scopes.insert(submission.run.scope.clone());
+        }
+    }
+    if queues.is_empty() {
+        return Ok((known_queues, known_places));
+    }
+    let (orgs, names): (Vec<&str>, Vec<&str>) = queues.iter().map(|(o, n)| (o.as_str(), n.as_str())).unzip();
+    let sql = tx
+        .prepare_cached(
+            "SELECT q.org, q.name, q.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
+             FROM queues q JOIN unnest($1::text[], $2::text[]) k (org, name) ON q.org = k.org AND q.name = k.name
+             LEFT JOIN loads l ON l.org = q.org AND l.queue = q.name
+             GROUP BY q.org, q.name, q.body",
+        )
+        .await?;
+    for row in tx.query(&sql, &[&orgs, &names]).await? {
+        let queue: Queue = decode(&row, 2, "a queue")?;
+        let held = Held { waiting: row.get(3), counted: row.get(4) };
+        known_queues.insert((row.get(0), row.get(1)), (queue, held));
+    }
+    let (orgs, projects): (Vec<&str>, Vec<&str>) = scopes.iter().map(|s| (s.org.as_str(), s.project.as_str())).unzip();
+    let sql = tx
+        .prepare_cached(
+            "SELECT p.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
+             FROM project_limits p
+             LEFT JOIN loads l ON l.org = p.org AND l.project = p.project AND p.domain IN ('', l.domain)
+             WHERE (p.org, p.project) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+             GROUP BY p.org, p.project, p.domain, p.body ORDER BY p.domain",
+        )
+        .await?;
+    for row in tx.query(&sql, &[&orgs, &projects]).await? {
+        let limits: ProjectLimits = decode(&row, 0, "the limits of a project")?;
+        let held = Held { waiting: row.get(1), counted: row.get(2) };
+        for scope in &scopes {
+            let here = limits.org == scope.org && limits.project == scope.project;
+            if here && (limits.domain.is_empty() || limits.domain == scope.domain) {
+                known_places.entry(scope.clone()).or_default().push((limits.clone(), held));
+            }
+        }
+    }
+    Ok((known_queues, known_places))
 }
 
 /// The names of the first children of `parent` that have not ended, one more than an event names.

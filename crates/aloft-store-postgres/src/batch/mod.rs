@@ -126,7 +126,7 @@ async fn once(
     if submissions.is_empty() {
         return Ok(Vec::new());
     }
-    let tx = Open::begin(&shared.pool).await?;
+    let tx = Open::take(&shared.pool).await?;
     let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
     let mut known = load::Known::load(&tx, kept, &keys, submissions).await?;
     let now = (shared.clock)();
@@ -146,7 +146,7 @@ async fn once(
         return Ok(answers);
     }
     let written = write::all(&tx, &known, &decided).await?;
-    let pos = tail::commit(tx, &shared.channel, &known, &decided, &written).await?;
+    let pos = tail::commit(tx, (&shared.channel, &shared.own), &known, &decided, &written).await?;
     shared.told.lock().insert(pos / PLACES);
     shared.hub.publish(decided.seqs(), Some(pos));
     let answers = std::mem::take(&mut decided.answers);
@@ -174,10 +174,14 @@ impl Drop for Open {
 }
 
 impl Open {
+    /// Takes a connection, to begin on it with the first statement.
+    async fn take(pool: &Pool) -> Result<Self, StoreError> {
+        Ok(Self(Some(pool.get().await.map_err(error::from_pool)?)))
+    }
+
     /// Takes a connection and begins.
     pub(crate) async fn begin(pool: &Pool) -> Result<Self, StoreError> {
-        let client = pool.get().await.map_err(error::from_pool)?;
-        let open = Self(Some(client));
+        let open = Self::take(pool).await?;
         open.batch_execute("BEGIN").await.map_err(error::from_postgres)?;
         Ok(open)
     }

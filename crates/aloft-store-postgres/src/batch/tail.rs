@@ -15,7 +15,7 @@ pub(crate) const PLACES: u64 = 1 << 20;
 /// Commits, and returns the commit's place in the feed.
 pub(super) async fn commit(
     tx: Open,
-    channel: &str,
+    (channel, own): (&str, &str),
     known: &Known,
     decided: &Decided,
     written: &Written,
@@ -51,10 +51,10 @@ pub(super) async fn commit(
                         waiting = loads.waiting + excluded.waiting, held = loads.held + excluded.held,
                         counted = loads.counted + excluded.counted, memory = loads.memory + excluded.memory,
                         cpu = loads.cpu + excluded.cpu, gpu = loads.gpu + excluded.gpu, runs = loads.runs + excluded.runs)
-             SELECT p.pos, pg_notify($16, '')::text FROM p",
+             SELECT p.pos, pg_notify($16, $17)::text FROM p",
         )
         .await?;
-    let params: [&(dyn ToSql + Sync); 16] = [
+    let params: [&(dyn ToSql + Sync); 17] = [
         &runs,
         &firsts,
         &lasts,
@@ -71,6 +71,7 @@ pub(super) async fn commit(
         &sums(|l| l.gpu),
         &sums(|l| l.runs),
         &channel,
+        &own,
     ];
     let statement = tx.query_one(&sql, &params);
     // Polled together, so that both go out at once. The second cannot overtake the first.

@@ -105,15 +105,18 @@ pub(super) async fn all(tx: &Tx, known: &Known, decided: &Decided) -> Result<Wri
     cache_changes(tx, known, decided, &rows).await?;
     let touched = rows.iter().filter(|row| row.changed.at.is_some());
     let (new, old): (Vec<&Row<'_>>, Vec<&Row<'_>>) = touched.partition(|row| row.changed.new.is_some());
-    write_actions(tx, &new, true, known.packs).await?;
-    write_actions(tx, &old, false, known.packs).await?;
-    write_live(tx, &rows).await?;
-    write_events(tx, known, decided, &written).await?;
+    // Polled together, so that each goes out while those before it are carried out. They do not depend on each other.
+    tokio::try_join!(
+        write_actions(tx, &new, true, known.packs),
+        write_actions(tx, &old, false, known.packs),
+        write_live(tx, &rows),
+        write_events(tx, known, decided, &written),
+        write_runs(tx, known, decided, &rows),
+        write_roots(tx, known, decided, &rows),
+    )?;
     for row in &rows {
         count(known, decided, row, &mut written.loads);
     }
-    write_runs(tx, known, decided, &rows).await?;
-    write_roots(tx, known, decided, &rows).await?;
     written.runs.extend(decided.runs.keys().filter_map(|key| Some((key.clone(), known.runs.get(key)?.id))));
     Ok(written)
 }

@@ -22,6 +22,7 @@ use futures::{StreamExt as _, stream::unfold};
 use tokio::{sync::watch, time::Instant};
 
 pub(crate) use self::shared::Watchings;
+use self::shared::{Shared, Shown};
 pub(super) use self::{
     actions::actions,
     cluster::{cluster_events, events as cluster_events_of},
@@ -30,7 +31,6 @@ pub(super) use self::{
     runs::{runs, runs_that},
     shared::Look,
 };
-use self::shared::{Shared, Shown};
 use super::{
     actions::Messages,
     error::{Answer, stopping, wire},
