@@ -39,7 +39,8 @@ crash: build venv ## Twenty kills of the server in the middle of a run.
 	ALOFT_BIN=$(CARGO_TARGET_DIR)/debug/aloft $(VENV)/bin/python -m pytest tests/e2e/test_crash.py
 
 bench: build venv ## The figures, measured; raw results go to bench/results/.
-	$(VENV)/bin/python bench/run.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft
+	cargo build --profile $(PROFILE) -p aloft -p aloft-load
+	$(VENV)/bin/python bench/run.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft $(if $(SHORT),--short)
 
 lint: tools
 	cargo fmt --all --check

@@ -1,6 +1,6 @@
 """Measures Aloft on this machine: see README.md in this directory for what each figure includes.
 
-usage: run.py ALOFT [--only SECTION,...] [--repeat N] [--fan-out N] [--cold-fan-outs N] [--output FILE]
+usage: run.py ALOFT [--only SECTION,...] [--repeat N] [--fan-out N] [--cold-fan-outs N] [--short] [--output FILE]
 
 Prints a table of medians with their spread, and writes every single measurement to bench/results/.
 """
@@ -38,7 +38,7 @@ from flyteidl2.workflow.run_service_connect import RunServiceClientSync
 
 HERE = Path(__file__).resolve().parent
 PROJECT, DOMAIN, VERSION = "flytesnacks", "development", "bench"
-SECTIONS = ("start", "create", "enqueue", "fan-out", "idle")
+SECTIONS = ("start", "create", "enqueue", "fan-out", "idle", "load")
 RUN_TIMEOUT_MS = 300_000
 Nanoseconds = int
 
@@ -219,6 +219,7 @@ class Report:
     units: dict[str, str] = field(default_factory=dict)
     goals: dict[str, str] = field(default_factory=dict)
     load: dict[str, list[float]] = field(default_factory=dict)
+    under_load: dict[str, dict] = field(default_factory=dict)
 
     def add(self, name: str, unit: str, *values: float, goal: str = "") -> None:
         self.raw.setdefault(name, []).extend(values)
@@ -260,6 +261,7 @@ class Report:
                 name: {"unit": self.units[name], "values": [round(v, 4) for v in values]}
                 for name, values in self.raw.items()
             },
+            "under_load": self.under_load,
         }
         # One line per measurement keeps the file readable and its changes small.
         text = json.dumps(content, indent=1)
@@ -428,6 +430,46 @@ def measure_idle(binary: Path, home: Path, count: int, report: Report) -> None:
         server.stop()
 
 
+@contextlib.contextmanager
+def postgres(home: Path) -> Iterator[tuple[str, int]]:
+    """A Postgres of its own, as a small server would have it: its address and its process."""
+    directory = home / "postgres"
+    settings = ["shared_buffers=1GB", "max_wal_size=4GB", "checkpoint_timeout=15min"]
+    with (home / "postgres.log").open("wb") as sink:
+        process = subprocess.Popen([HERE.parent / "tools/postgres.sh", directory, *settings], stdout=sink, stderr=sink)
+    try:
+        began = time.monotonic()
+        while not (directory / ".s.PGSQL.5432").exists():
+            if process.poll() is not None or time.monotonic() - began > 60:
+                raise SystemExit(f"Postgres did not start: see {home / 'postgres.log'}")
+            time.sleep(0.1)
+        time.sleep(1)
+        yield f"postgres:///aloft?host={directory}&user=aloft", process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def measure_load(binary: Path, home: Path, short: bool, report: Report) -> None:
+    """The control plane under load, on each engine, without Python: see the crate aloft-load."""
+    load = binary.with_name("aloft-load")
+    if not load.exists():
+        raise SystemExit(f"{load} is missing: build it with `cargo build --release -p aloft-load`")
+    common = ["--aloft", binary, "--python", sys.executable, "--dir", home, *(["--short"] if short else [])]
+    with postgres(home) as (url, pid):
+        for store, options in (("sqlite", []), (url, ["--postgres-pid", str(pid)])):
+            output = home / "load.json"
+            command = [load, "measure", store, *common, *options, "--output", output]
+            print(flush=True)
+            if subprocess.run(command, check=False).returncode:
+                raise SystemExit(f"{load} failed on {store}")
+            found = json.loads(output.read_text())
+            rows = {row.pop("name"): row for row in found["rows"]}
+            for row in rows.values():
+                row["raw"] = [round(value, 4) for value in row.get("raw", [])]
+            report.under_load[found["store"]] = rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure Aloft on this machine.")
     parser.add_argument("aloft", type=Path, help="the binary, built with --release")
@@ -435,6 +477,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--fan-out", type=int, default=200, help="children of a fan-out")
     parser.add_argument("--cold-fan-outs", type=int, default=5, help="how many of the fan-outs are cold too: a minute each")
+    parser.add_argument("--short", action="store_true", help="less load, for minutes instead of an hour")
     parser.add_argument("--output", type=Path, help="where the raw results go")
     arguments = parser.parse_args()
     only = arguments.only.split(",")
@@ -461,6 +504,9 @@ def main() -> None:
     if "idle" in only:
         with report.section("idle"):
             measure_idle(binary, home, arguments.fan_out, report)
+    if "load" in only:
+        with report.section("load"):
+            measure_load(binary, home, arguments.short, report)
     print(f"\n{report.table()}\n")
     output = arguments.output or HERE / "results" / f"{time.strftime('%Y-%m-%d-%H%M', time.gmtime())}.json"
     report.save(output, binary)
