@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use aloft_core::{ActionName, ActionState, Event, Phase, Time, apply};
+use aloft_store::unpack;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 
 use crate::ids::RunId;
@@ -65,7 +66,13 @@ fn words(error: rusqlite::Error) -> String {
 }
 
 fn state(bytes: &[u8]) -> Result<ActionState, String> {
-    serde_json::from_slice(bytes).map_err(|e| format!("a stored state cannot be read: {e}"))
+    let json = unpack(bytes).map_err(|e| format!("a stored state cannot be unpacked: {e}"))?;
+    serde_json::from_slice(&json).map_err(|e| format!("a stored state cannot be read: {e}"))
+}
+
+fn event(bytes: &[u8]) -> Result<Event, String> {
+    let json = unpack(bytes).map_err(|e| format!("an event cannot be unpacked: {e}"))?;
+    serde_json::from_slice(&json).map_err(|e| format!("an event cannot be read: {e}"))
 }
 
 impl Book {
@@ -94,8 +101,7 @@ impl Book {
         let Some((id, seq)) = found else { return Ok(None) };
         let mut entries = Vec::new();
         each(&tx, "SELECT seq, pos, at, body FROM events WHERE run_id = ?1 ORDER BY seq", id, |row| {
-            let event = serde_json::from_slice(&row.get::<_, Vec<u8>>(3).map_err(words)?)
-                .map_err(|e| format!("an event cannot be read: {e}"))?;
+            let event = event(&row.get::<_, Vec<u8>>(3).map_err(words)?)?;
             let number = |column| row.get::<_, i64>(column).map_err(words);
             entries.push(Entry {
                 seq: number(0)? as u64,

@@ -339,7 +339,7 @@ impl Fault {
                 self.write("UPDATE actions SET ready_at = 1 WHERE ready_at IS NOT NULL", &[]);
             }
             (Some(Defect::QueuesElsewhere), Request::Tell { .. }) => {
-                let tracked = "UPDATE actions SET ready_at = 1 WHERE CAST(state AS TEXT) LIKE '%\"tracking\"%'";
+                let tracked = "UPDATE actions SET ready_at = 1 WHERE kind = 1 AND queue IS NULL";
                 self.write(tracked, &[]);
             }
             (Some(Defect::LeaksAValue), Request::Create { .. }) => {

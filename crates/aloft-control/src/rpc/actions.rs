@@ -399,7 +399,7 @@ impl Children {
                 Some(place) => looks[*place].since = since,
                 None => {
                     places.insert(name, looks.len());
-                    looks.push(Look { name: name.clone(), since });
+                    looks.push(Look { name: name.as_str().into(), since });
                 }
             }
         }

@@ -38,6 +38,9 @@ const SWEEP_ABOVE: usize = 1024;
 #[derive(Default)]
 pub(crate) struct Watchings(Mutex<HashMap<RunKey, Weak<Shared>>>);
 
+/// Actions as they were last read, by the list of filters that they were read with and their name.
+type ByName = HashMap<(u64, Arc<str>), Arc<Shown>>;
+
 /// What the watchers of one run share.
 pub(super) struct Shared {
     run: RunKey,
@@ -45,8 +48,7 @@ pub(super) struct Shared {
     reading: tokio::sync::Mutex<()>,
     /// The newest events that were read, without a gap.
     events: Mutex<VecDeque<Arc<Logged>>>,
-    /// Actions by the list of filters that they were read with.
-    shown: Mutex<HashMap<(u64, ActionName), Arc<Shown>>>,
+    shown: Mutex<ByName>,
 }
 
 /// An action as it was read.
@@ -76,7 +78,7 @@ impl Shown {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::rpc) struct Look {
     /// Which.
-    pub(in crate::rpc) name: ActionName,
+    pub(in crate::rpc) name: Arc<str>,
     /// The number of the event that must be included; `None` if only what is read now will do.
     pub(in crate::rpc) since: Option<u64>,
 }
@@ -172,14 +174,14 @@ impl Shared {
         let mut found: Vec<Option<Arc<Shown>>> = looks.iter().map(|look| self.known(key, look)).collect();
         if found.iter().any(Option::is_none) {
             let _reading = self.reading.lock().await;
-            let mut places: HashMap<ActionName, usize> = HashMap::new();
+            let mut places: HashMap<Arc<str>, usize> = HashMap::new();
             for (i, look) in looks.iter().enumerate().filter(|(i, _)| found[*i].is_none()).collect::<Vec<_>>() {
                 match self.known(key, look) {
                     Some(known) => found[i] = Some(known),
                     None => drop(places.insert(look.name.clone(), i)),
                 }
             }
-            let names: Vec<_> = places.keys().cloned().collect();
+            let names: Vec<_> = places.keys().filter_map(|name| ActionName::new(name).ok()).collect();
             let read = match names.is_empty() {
                 true => Vec::new(),
                 false => control.store().matched(&self.run, &names, filters).await.map_err(wire)?,
@@ -190,8 +192,8 @@ impl Shared {
                 shown.clear();
             }
             for (state, meets) in read {
-                let Some(place) = places.get(&state.name).copied() else { continue };
-                let name = state.name.clone();
+                let Some((name, place)) = places.get_key_value(state.name.as_str()) else { continue };
+                let (name, place) = (Arc::clone(name), *place);
                 let mut now = Shown { state, meets, upto, wire: OnceLock::new() };
                 if keeps && shown.len() < MAX_SHOWN {
                     // What is read later includes all that was read before.
