@@ -496,6 +496,10 @@ impl Store for PostgresStore {
         read!(self, |db| read::held_by(&db, worker))
     }
 
+    async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
+        read!(self, |db| workers::held_count(&db, worker))
+    }
+
     async fn holders(&self) -> Result<Vec<WorkerId>, StoreError> {
         read!(self, |db| workers::holders(&db))
     }

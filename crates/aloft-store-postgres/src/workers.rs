@@ -65,3 +65,8 @@ pub(crate) async fn holders(db: &Reader) -> Result<Vec<WorkerId>> {
                SELECT worker FROM held";
     db.rows(sql, &[], |row| Ok(WorkerId(row.get(0)))).await
 }
+
+pub(crate) async fn held_count(db: &Reader, worker: &WorkerId) -> Result<u64> {
+    let sql = "SELECT count(*) FROM live WHERE worker = $1";
+    Ok(db.rows(sql, &[&clean(&worker.0)], |row| Ok(number(row, 0))).await?.pop().unwrap_or_default())
+}

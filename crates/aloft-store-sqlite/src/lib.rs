@@ -395,6 +395,11 @@ impl Store for SqliteStore {
         self.read(move |db| read::held_by(db, &worker)).await
     }
 
+    async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
+        let worker = worker.clone();
+        self.read(move |db| workers::held_count(db, &worker)).await
+    }
+
     async fn holders(&self) -> Result<Vec<WorkerId>, StoreError> {
         self.read(workers::holders).await
     }

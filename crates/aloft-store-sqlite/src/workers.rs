@@ -72,3 +72,8 @@ pub(crate) fn holders(db: &Connection) -> Result<Vec<WorkerId>> {
                SELECT worker FROM held WHERE worker IS NOT NULL";
     rows(db, sql, &[], |row| get(row, 0).map(WorkerId))
 }
+
+pub(crate) fn held_count(db: &Connection, worker: &WorkerId) -> Result<u64> {
+    let sql = "SELECT count(*) FROM actions WHERE worker = ?1";
+    Ok(rows(db, sql, &[&worker.0], |row| get::<i64>(row, 0))?.pop().map_or(0, i64::cast_unsigned))
+}

@@ -277,6 +277,9 @@ pub trait Store: Send + Sync + 'static {
     /// Every action with a live lease of `worker`.
     async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError>;
 
+    /// How many live leases a worker has.
+    async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError>;
+
     /// Every worker that has a live lease, known or not.
     async fn holders(&self) -> Result<Vec<WorkerId>, StoreError>;
 

@@ -53,6 +53,7 @@ pub(super) async fn workers_are_known_by_their_session(store: Handle) {
         ok(&store, lease(&run, name, holder, token)).await;
     }
     assert_eq!(store.holders().await.unwrap(), [b.clone(), WorkerId("dev".into())]);
+    assert_eq!((store.held_count(&b).await.unwrap(), store.held_count(&a).await.unwrap()), (2, 0));
     ok(&store, report(&run, "x2", 2, done())).await;
     assert_eq!(store.holders().await.unwrap(), [b]);
 }
