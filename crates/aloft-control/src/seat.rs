@@ -39,7 +39,7 @@ pub struct Guest {
     pub version: String,
     /// Name of its machine.
     pub host: String,
-    /// Where its attempts have their directories, on its machine; empty if it does not say.
+    /// Its data directory on its machine, in which its attempts are; empty if it does not say.
     pub attempts: String,
     /// Whether it takes no work.
     pub draining: bool,

@@ -109,7 +109,8 @@ impl DataDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(on_disk(&format!("cannot read {}", path.display()), &e)),
         }
-        let name = if self.join("attempts").exists() { "dev".to_owned() } else { format!("w-{:016x}", rand::random::<u64>()) };
+        let name =
+            if self.join("attempts").exists() { "dev".to_owned() } else { format!("w-{:016x}", rand::random::<u64>()) };
         self.write("worker", format!("{name}\n").as_bytes(), 0o600)?;
         Ok(name)
     }

@@ -48,7 +48,7 @@ pub struct LinkConfig {
     pub version: String,
     /// Name of this machine, for people.
     pub host: String,
-    /// Where the worker's attempts have their directories.
+    /// The data directory, in which the worker's attempts are.
     pub attempts: String,
 }
 
