@@ -169,8 +169,30 @@ impl Control {
         }
     }
 
-    /// Runs the reconcilers until the control plane stops.
+    /// Runs the reconcilers until the control plane stops, whenever it is this one's turn among those that share the store.
     pub async fn run(&self) {
+        while !self.stopping().is_cancelled() {
+            let lead = tokio::select! {
+                () = self.stopping().cancelled() => return,
+                lead = self.store().lead() => lead,
+            };
+            match lead {
+                Ok(mut turn) => {
+                    tracing::debug!("this control plane reconciles from here on");
+                    tokio::select! {
+                        () = self.reconcile() => {}
+                        () = turn.lost() => tracing::warn!("another control plane may reconcile from here on"),
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask for the turn to reconcile");
+                    self.pause(reconcile::TROUBLE).await;
+                }
+            }
+        }
+    }
+
+    async fn reconcile(&self) {
         tokio::join!(
             self.settle_loop(),
             self.limits_loop(),

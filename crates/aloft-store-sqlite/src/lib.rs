@@ -33,7 +33,7 @@ use aloft_store::{
     AboutWorker, Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged,
     OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord,
     RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId,
-    TaskList, Which, WorkerRecord, sql::Next,
+    TaskList, Turn, Which, WorkerRecord, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -569,6 +569,14 @@ impl Store for SqliteStore {
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         let org = org.to_owned();
         self.read(move |db| queues::limits(db, &org)).await
+    }
+
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
+        Ok(Turn::of_one())
+    }
+
+    async fn lead(&self) -> Result<Turn, StoreError> {
+        Ok(Turn::of_one())
     }
 }
 

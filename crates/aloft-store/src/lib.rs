@@ -11,6 +11,7 @@ mod page;
 mod records;
 mod runs;
 pub mod sql;
+mod turn;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use records::{
     SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
+pub use turn::Turn;
 pub use workers::{AboutWorker, MAX_WORKERS, WorkerRecord};
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
@@ -382,6 +384,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every record of limits of an organisation, by project and domain. Cheap: the dispatcher asks on each of its rounds.
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError>;
+
+    /// Waits for the turn to hand out work. What is in flight is counted before and taken after, so of all control planes
+    /// of this store one does that at a time. It is meant for moments: whoever has it for more than some seconds loses it.
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError>;
+
+    /// Waits for the turn to reconcile, which one control plane of this store has at a time, until it passes it on or loses
+    /// it. What reconcilers do is decided again by the core, so that a moment with two of them does no harm.
+    async fn lead(&self) -> Result<Turn, StoreError>;
 }
 
 /// What a list covers. Empty project and domain mean all of the organisation.

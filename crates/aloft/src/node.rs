@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::clock,
     config::{Config, Loaded, Role, Source, is_loopback},
-    datadir::{DataDir, on_disk, variable},
+    datadir::{DataDir, variable},
     debug,
     exit::{Exit, Kind},
     http::{self, Names, Served},
