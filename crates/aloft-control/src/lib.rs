@@ -104,8 +104,8 @@ struct Inner {
     dispatch: tokio::sync::Mutex<OfferPlace>,
     /// What callbacks are signed with.
     callback_key: [u8; 32],
-    /// When each session that this control plane serves was heard of last.
-    heard: Mutex<HashMap<(WorkerId, u64), Instant>>,
+    /// When each worker was heard of here last, in which session. As many as there are names of workers.
+    heard: Mutex<HashMap<WorkerId, (u64, Instant)>>,
     /// Of which waiting actions it was said what holds them back.
     held: Mutex<hold::Said>,
 }

@@ -59,10 +59,9 @@ impl Control {
             // From now on it has to be heard of.
             store.put_worker(record, 0).await?;
         }
-        let heard = self.heard_lately(now);
         let mut lost: Vec<WorkerRecord> = Vec::new();
         for record in vigil.look(now, &records, lease) {
-            if heard.contains(&(record.id.clone(), record.session)) {
+            if self.heard_lately(record, now) {
                 continue;
             }
             let expired = WorkerRecord { expired: true, ..record.clone() };
@@ -141,14 +140,13 @@ impl Control {
     /// Notes that a session served here was heard of. It is not given up by this control plane for a lease, even if the
     /// store could not be told.
     pub(crate) fn heard(&self, worker: &WorkerId, session: u64) {
-        self.0.heard.lock().insert((worker.clone(), session), Instant::now());
+        self.0.heard.lock().insert(worker.clone(), (session, Instant::now()));
     }
 
-    fn heard_lately(&self, now: Instant) -> Vec<(WorkerId, u64)> {
-        let mut heard = self.0.heard.lock();
+    fn heard_lately(&self, record: &WorkerRecord, now: Instant) -> bool {
+        let heard = self.0.heard.lock().get(&record.id).copied();
         let lease = self.settings().lease;
-        heard.retain(|_, at| now.saturating_duration_since(*at) < lease);
-        heard.keys().cloned().collect()
+        heard.is_some_and(|(session, at)| session == record.session && now.saturating_duration_since(at) < lease)
     }
 
     /// A seat for a worker. Its session begins with its first `reclaim`.

@@ -217,7 +217,7 @@ impl Session {
             Some(Asked::Drain(_)) => {
                 self.seat.drain();
                 self.beat().await?;
-                Ok(true)
+                Ok(self.say(Said::Alive(Box::default())).await)
             }
             Some(Asked::Hello(_)) => Err(invalid("kind: hello is the first message only")),
             // Of a later version; what it means is not needed.

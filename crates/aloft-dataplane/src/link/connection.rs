@@ -18,7 +18,7 @@ use connectrpc::{
 };
 use http::{HeaderValue, Uri, header};
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,6 +30,9 @@ const WORK: &str = "/aloft.v1.WorkerService/Work";
 /// Longest wait for a connection, and for each message before the worker works. The control plane may have to requeue what
 /// the worker held before it welcomes it.
 const OPENING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+
+/// Longest wait for a server to hear that this worker takes no more work.
+const DRAINED: Duration = Duration::from_secs(2);
 
 /// Largest message that is taken: a task specification of the largest request a server takes, and what lies around it.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -55,6 +58,8 @@ pub(super) struct Connection {
     taken: AtomicU64,
     upto: AtomicU64,
     draining: AtomicBool,
+    /// How many signs of life the server has answered.
+    answered: watch::Receiver<u64>,
     /// Why the connection is over, once it is.
     over: Over,
     _closes: DropGuard,
@@ -125,8 +130,9 @@ impl Connection {
         let (asks, asked) = mpsc::channel(16);
         let ((hand, handed), (revoke, revoked)) = (mpsc::channel(UNREAD), mpsc::channel(UNREAD));
         let (over, closes) = (Over::default(), CancellationToken::new());
+        let (answers, answered) = watch::channel(0);
         tokio::spawn(send(sends, asked, lease, over.clone(), closes.clone()));
-        tokio::spawn(hear(hears, Sorted { hand, revoke }, lease, over.clone(), closes.clone()));
+        tokio::spawn(hear(hears, Sorted { hand, revoke, answers }, lease, over.clone(), closes.clone()));
         let connection = Self {
             server: url.clone(),
             transport,
@@ -137,6 +143,7 @@ impl Connection {
             taken: AtomicU64::new(0),
             upto: AtomicU64::new(0),
             draining: AtomicBool::new(draining),
+            answered,
             over,
             _closes: closes.drop_guard(),
         };
@@ -157,9 +164,16 @@ impl Connection {
         if self.over.token.is_cancelled() { Err(self.over.error()) } else { Ok(()) }
     }
 
+    /// Says that the worker takes no more work, and waits a moment for the server to have heard it.
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        let mut answered = self.answered.clone();
+        answered.mark_unchanged();
         self.ask(Ask::Drain(Box::default())).await;
+        tokio::select! {
+            _ = timeout(DRAINED, answered.changed()) => {}
+            () = self.over.token.cancelled() => {}
+        }
     }
 
     async fn ask(&self, kind: Ask) {
@@ -260,6 +274,7 @@ async fn send(
 struct Sorted {
     hand: mpsc::Sender<Vec<LeasedAttempt>>,
     revoke: mpsc::Sender<Vec<LeaseRef>>,
+    answers: watch::Sender<u64>,
 }
 
 async fn hear(mut hears: Hears, sorted: Sorted, lease: Duration, over: Over, closes: CancellationToken) {
@@ -297,6 +312,10 @@ async fn sort(
         Some(Said::Revoked(revoked)) => {
             let leases: Result<Vec<_>, _> = revoked.leases.iter().map(|l| wire::lease_from_wire(Some(l))).collect();
             sorted.revoke.send(leases?).await.map_err(|_| gone())
+        }
+        Some(Said::Alive(_)) => {
+            sorted.answers.send_modify(|count| *count += 1);
+            Ok(())
         }
         // What a later version says besides is not needed.
         _ => Ok(()),
