@@ -127,7 +127,7 @@ fn attempt_to_wire(attempt: &LeasedAttempt, task_spec: u32) -> v1::LeasedAttempt
         previous_prefix: attempt.previous_prefix.clone(),
         default_envs: envs_to_wire(&attempt.default_envs),
         envs: envs_to_wire(&attempt.envs),
-        resource_defaults: attempt.resource_defaults.encode_to_vec().into(),
+        resource_defaults: attempt.resource_defaults.encode_to_vec(),
         run_start_time: timestamp(attempt.run_start_time).into(),
         ..Default::default()
     }

@@ -22,8 +22,8 @@ use aloft_store_sqlite::SqliteStore;
 use axum::Router;
 use tokio_util::sync::CancellationToken;
 
-/// Shorter than any that can be configured, so that the tests are.
-const LEASE: Duration = Duration::from_millis(600);
+/// As short as one can be.
+const LEASE: Duration = Duration::from_secs(1);
 
 /// Longest wait for what must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(Clock(AtomicI64::new(0)));
+        let clock = Arc::new(Clock(AtomicI64::new(1_700_000_000_000_000)));
         let store = Self::open(dir.path(), &clock);
         let run = RunKey::new(Scope::new("local", "p", "development").unwrap(), "r1").unwrap();
         Self { store, clock, run, _dir: dir }
@@ -123,10 +123,8 @@ impl World {
 
 fn now(clock: &Arc<Clock>) -> aloft_control::Clock {
     let clock = Arc::clone(clock);
-    Arc::new(move || {
-        let real = jiff::Timestamp::now().as_microsecond();
-        Time::from_micros(real + clock.0.load(Ordering::SeqCst))
-    })
+    let began = tokio::time::Instant::now();
+    Arc::new(move || Time::from_micros(clock.0.load(Ordering::SeqCst)).plus(began.elapsed()))
 }
 
 fn name(n: usize) -> ActionName {
