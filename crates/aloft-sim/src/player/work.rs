@@ -8,7 +8,7 @@ use std::{
 
 use aloft_core::{
     ActionName, AttemptOutcome, ErrorKind, LeaseToken, OutputRefs, Phase, Progress as CoreProgress, RunKey, Scope,
-    TaskError, WorkerId,
+    TaskError,
 };
 use aloft_plane::{AttemptId, ControlPlane as _, LeaseRef, LeasedAttempt, ReportError};
 use parking_lot::Mutex;
