@@ -194,8 +194,10 @@ impl Control {
             }
             // All at once, so that they share one commit.
             let grants = planned.grants.into_iter().map(|grant| self.take(worker, grant.run, grant.action));
-            let taken: Vec<_> = join_all(grants).await.into_iter().flatten().collect();
+            let answers = join_all(grants).await;
             drop(turn);
+            let taken: Result<Vec<_>, _> = answers.into_iter().filter_map(Result::transpose).collect();
+            let taken = taken.map_err(unavailable)?;
             *place = part.next.unwrap_or_default();
             let start = *place == OfferPlace::default();
             wrapped |= start;
@@ -212,21 +214,28 @@ impl Control {
         }
     }
 
-    /// Leases one action's waiting attempt; `None` if another was faster or it has ended.
-    async fn take(&self, worker: &WorkerId, run: RunKey, action: ActionName) -> Option<(RunKey, ActionState)> {
+    /// Leases one action's waiting attempt; `None` if another was faster or it has ended. After an error it may be leased all
+    /// the same: only the worker's next `reclaim` tells.
+    async fn take(
+        &self,
+        worker: &WorkerId,
+        run: RunKey,
+        action: ActionName,
+    ) -> Result<Option<(RunKey, ActionState)>, StoreError> {
         let lease = Lease { worker: worker.clone(), token: LeaseToken(names::lease_token()) };
         let command = Command::Lease { action: action.clone(), lease: lease.clone() };
         match self.store().submit(Submission::new(run.clone(), command)).await {
             Ok(Reply::Done) => {}
-            Ok(Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => return None,
-            Err(error) => {
-                tracing::warn!(%error, run = %run, action = %action, "cannot lease an action");
-                return None;
+            Ok(Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => return Ok(None),
+            Err(SubmitError::Refused(refusal)) => {
+                tracing::warn!(%refusal, run = %run, action = %action, "cannot lease an action");
+                return Ok(None);
             }
+            Err(SubmitError::Store(error)) => return Err(error),
         }
-        let snapshot = self.store().snapshot(&run, Which::One(action.clone())).await.ok()??;
-        let state = snapshot.actions.into_iter().next()?;
-        Some((run, state)).filter(|(_, s)| s.live_lease() == Some(&lease))
+        let snapshot = self.store().snapshot(&run, Which::One(action.clone())).await?;
+        let state = snapshot.and_then(|s| s.actions.into_iter().next());
+        Ok(state.filter(|s| s.live_lease() == Some(&lease)).map(|state| (run, state)))
     }
 
     /// Adds to leased actions what a worker needs to run them.
@@ -236,11 +245,11 @@ impl Control {
         let mut described = Vec::with_capacity(held.len());
         for (run, state) in held {
             if !runs.contains_key(&run) {
-                match self.run_with_spec(&run).await {
+                match self.run_with_spec(&run).await? {
                     Ok(found) => drop(runs.insert(run.clone(), found)),
-                    // One run that cannot be read must not stop the others.
-                    Err(error) => {
-                        tracing::error!(%error, run = %run, "an action of this run cannot be handed out");
+                    // One run that is damaged must not stop the others.
+                    Err(reason) => {
+                        tracing::error!(run = %run, "an action of this run cannot be handed out: {reason}");
                         continue;
                     }
                 }
@@ -259,15 +268,18 @@ impl Control {
         Ok(described)
     }
 
-    /// A run, its specification, and the environment variables it has from the settings.
-    async fn run_with_spec(&self, run: &RunKey) -> Result<(RunRecord, RunSpec, Envs), ReportError> {
-        let record = self.store().run(run).await.map_err(unavailable)?;
-        let record = record.ok_or_else(|| ReportError::Unavailable(format!("run {run} is gone")))?;
+    /// A run, its specification, and the environment variables it has from the settings; or why it will never have them.
+    async fn run_with_spec(&self, run: &RunKey) -> Result<Result<(RunRecord, RunSpec, Envs), String>, ReportError> {
+        let Some(record) = self.store().run(run).await.map_err(unavailable)? else {
+            return Ok(Err("the run is gone".to_owned()));
+        };
         let bytes = self.store().blob(&record.info.spec_digest).await.map_err(unavailable)?;
-        let spec = RunSpec::decode_from_slice(&bytes.unwrap_or_default())
-            .map_err(|e| ReportError::Unavailable(format!("the specification of run {run} is damaged: {e}")))?;
+        let spec = match RunSpec::decode_from_slice(&bytes.unwrap_or_default()) {
+            Ok(spec) => spec,
+            Err(error) => return Ok(Err(format!("its specification is damaged: {error}"))),
+        };
         let envs = self.default_envs(run, &spec).await.map_err(unavailable)?;
-        Ok((record, spec, envs))
+        Ok(Ok((record, spec, envs)))
     }
 
     fn describe_one(
