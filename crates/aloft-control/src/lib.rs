@@ -14,7 +14,10 @@ mod reconcile;
 mod recover;
 mod remember;
 mod rpc;
+mod seat;
+mod session;
 mod settings;
+mod sweep;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,11 +27,14 @@ use aloft_plane::DataPlane;
 use aloft_store::{OfferPlace, Project, Store, StoreError};
 use buffa::Enumeration as _;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use call::callbacks;
 pub use names::check_label;
 pub use rpc::{Limits, router, service};
+pub use seat::{Guest, Seat};
+pub use session::Vigil;
 
 /// Where the time of decisions comes from.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -44,6 +50,31 @@ pub struct Settings {
     pub public_url: String,
     /// The name of the cluster shown on attempts.
     pub cluster: String,
+    /// How long a worker may not be heard of before what it holds goes to others.
+    pub lease: Duration,
+    /// What workers of other processes prove themselves by.
+    pub worker_token: WorkerToken,
+}
+
+/// The shared token of workers, read at each use; `None` where no such workers are taken. Does not print.
+#[derive(Clone)]
+pub struct WorkerToken(Arc<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl WorkerToken {
+    /// What `read` answers.
+    pub fn new(read: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    fn read(&self) -> Option<String> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for WorkerToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WorkerToken")
+    }
 }
 
 impl Settings {
@@ -54,6 +85,8 @@ impl Settings {
             domains: ["development", "staging", "production"].map(str::to_owned).to_vec(),
             public_url,
             cluster: "local".to_owned(),
+            lease: Duration::from_secs(30),
+            worker_token: WorkerToken::new(|| None),
         }
     }
 }
@@ -72,9 +105,10 @@ struct Inner {
     dispatch: tokio::sync::Mutex<OfferPlace>,
     /// What callbacks are signed with.
     callback_key: [u8; 32],
-    told: Mutex<HashMap<WorkerId, u64>>,
     remembered: remember::Remembered,
     watchings: rpc::Watchings,
+    /// When each worker was heard of here last, in which session. As many as there are names of workers.
+    heard: Mutex<HashMap<WorkerId, (u64, Instant)>>,
     /// Of which waiting actions it was said what holds them back.
     held: Mutex<hold::Said>,
 }
@@ -91,7 +125,7 @@ impl Control {
         callback_key: [u8; 32],
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
-        let (told, held) = (Mutex::default(), Mutex::default());
+        let (heard, held) = (Mutex::default(), Mutex::default());
         let (remembered, watchings) = (remember::Remembered::default(), rpc::Watchings::default());
         Self(Arc::new(Inner {
             store,
@@ -101,10 +135,10 @@ impl Control {
             stopping,
             dispatch,
             callback_key,
-            told,
-            held,
             remembered,
             watchings,
+            heard,
+            held,
         }))
     }
 
@@ -181,6 +215,7 @@ impl Control {
             self.lookup_loop(),
             self.hold_loop(),
             self.call_loop(),
+            self.sweep_loop(),
             self.narrate_loop(),
         );
     }

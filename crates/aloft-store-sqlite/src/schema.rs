@@ -13,8 +13,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004_queues.sql"),
     include_str!("../migrations/0005_lists.sql"),
     include_str!("../migrations/0006_parents.sql"),
-    include_str!("../migrations/0007_children.sql"),
-    include_str!("../migrations/0008_sums.sql"),
+    include_str!("../migrations/0007_workers.sql"),
+    include_str!("../migrations/0009_children.sql"),
+    include_str!("../migrations/0010_sums.sql"),
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".

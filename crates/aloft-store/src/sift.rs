@@ -7,7 +7,7 @@ use crate::FeedItem;
 /// Which events are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sift {
-    /// Those by which an attempt ends by another hand than its worker's.
+    /// Those by which an attempt may end by another hand than its worker's.
     Revocations,
     /// Those of root actions.
     Roots,
@@ -29,6 +29,9 @@ pub struct Sifted {
 struct Head<'j> {
     event: &'j str,
     action: &'j str,
+    /// Of a failure: whether it is the platform's.
+    #[serde(default)]
+    system: bool,
 }
 
 impl Sift {
@@ -36,7 +39,7 @@ impl Sift {
     pub fn takes(self, json: &[u8]) -> bool {
         let Ok(head) = serde_json::from_slice::<Head<'_>>(json) else { return true };
         match self {
-            Self::Revocations => matches!(head.event, "aborted" | "timed_out"),
+            Self::Revocations => matches!(head.event, "aborted" | "timed_out") || (head.event == "failed" && head.system),
             Self::Roots => head.action == aloft_core::ROOT_ACTION,
         }
     }
