@@ -16,6 +16,7 @@ mod lanes;
 mod list;
 mod listed;
 mod order;
+mod prune;
 mod read;
 mod records;
 mod rows;
@@ -31,8 +32,8 @@ use std::{
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
     Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
-    Outline, Page, Position, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
-    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
+    Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow,
+    RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
     sql::Next,
 };
 use async_trait::async_trait;
@@ -116,6 +117,7 @@ struct Shared {
     channel: String,
     /// Commits of this process whose watchers have been told, until the follower has come past them.
     told: Mutex<BTreeSet<u64>>,
+    walks: prune::Walks,
 }
 
 fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
@@ -216,6 +218,7 @@ impl PostgresStore {
             clock,
             channel: format!("aloft.{schema}"),
             told: Mutex::default(),
+            walks: prune::Walks::default(),
         });
         let mut writers = Vec::new();
         for _ in 0..options.writers.max(1) {
@@ -608,5 +611,9 @@ impl Store for PostgresStore {
 
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         read!(self, |db| records::limits(&db, org))
+    }
+
+    async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {
+        prune::step(&self.shared, retention, now, most).await
     }
 }

@@ -7,8 +7,11 @@ use tokio_postgres::Client;
 use crate::error::from_postgres;
 
 /// Every migration in order; `schema_version` counts those applied.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_engine.sql"), include_str!("../migrations/0002_parents.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_engine.sql"),
+    include_str!("../migrations/0002_parents.sql"),
+    include_str!("../migrations/0003_retention.sql"),
+];
 
 /// Held while migrating, so that control planes that start together migrate once. "ALFT", and 1.
 const LOCK: i64 = 0x414c_4654_0000_0001;

@@ -10,7 +10,7 @@ use aloft_core::{
     ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueRoom, Reply, Reservation, RunKey, Time, View,
     apply, decide, effects,
 };
-use aloft_store::{Hub, StoreError, Submission, SubmitError};
+use aloft_store::{Hub, StoreError, Submission, SubmitError, day, shared_blob};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use tokio::sync::{mpsc, oneshot};
 
@@ -57,6 +57,8 @@ struct Touched {
     pos: Option<u64>,
     /// Whether a submission has begun to write and not finished.
     half_written: bool,
+    /// The run and the shared blob whose use was noted last: most actions are started beside others of their kind.
+    noted: Option<(i64, String)>,
 }
 
 /// Runs until every sender is gone.
@@ -206,7 +208,7 @@ fn submit(
 ) -> Result<Reply, SubmitError> {
     let Submission { run, command, blobs } = submission;
     let found = find_run(tx, run)?;
-    let run_id = found.map(|(id, _)| id);
+    let run_id = found.map(|run| run.id);
     let mut view = Loaded { tx, run, run_id, states: HashMap::new(), failure: RefCell::default() };
     if let Some(run_id) = run_id {
         load(tx, run_id, command, &mut view.states)?;
@@ -224,15 +226,15 @@ fn submit(
         touched.half_written = false;
         return Ok(decision.reply);
     }
+    let Found { id: run_id, mut seq, created_at } = match found {
+        Some(found) => found,
+        None => Found { id: insert_run(tx, run, &decision.events, now)?, seq: 0, created_at: now },
+    };
     for blob in blobs {
-        tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes) VALUES (?1, ?2)")
-            .and_then(|mut s| s.execute(params![blob.digest, blob.bytes.as_ref()]))
+        tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes, run_id) VALUES (?1, ?2, ?3)")
+            .and_then(|mut s| s.execute(params![blob.digest, blob.bytes.as_ref(), blob.own.then_some(run_id)]))
             .map_err(error::from_sqlite)?;
     }
-    let (run_id, mut seq) = match found {
-        Some(found) => found,
-        None => (insert_run(tx, run, &decision.events, now)?, 0),
-    };
     for event in &decision.events {
         seq += 1;
         let name = event.action();
@@ -241,6 +243,9 @@ fn submit(
             .ok_or_else(|| StoreError::Corrupt(format!("event {seq} of run {run} does not fit action {name}")))?;
         touched.pos = Some(append(tx, run_id, seq, event, now)?);
         save(tx, run_id, before.as_ref(), &state, now)?;
+        if before.is_none() {
+            note_use(tx, touched, run, run_id, created_at, &state)?;
+        }
         for effect in effects(run, before.as_ref(), &state, now) {
             cache::carry_out(tx, &run.scope, &effect, now)?;
         }
@@ -268,13 +273,50 @@ fn park(tx: &Transaction<'_>, run_id: i64, view: &Loaded<'_>, name: &ActionName,
         .map_err(error::from_sqlite)
 }
 
-fn find_run(tx: &Transaction<'_>, run: &RunKey) -> Result<Option<(i64, u64)>, StoreError> {
-    tx.prepare_cached("SELECT id, seq FROM runs WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4")
-        .and_then(|mut s| {
-            let key = params![run.scope.org, run.scope.project, run.scope.domain, run.name];
-            s.query_row(key, |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))).optional()
-        })
-        .map_err(error::from_sqlite)
+/// Notes that the runs of this place and day use the blob that a new action refers to.
+fn note_use(
+    tx: &Transaction<'_>,
+    touched: &mut Touched,
+    run: &RunKey,
+    run_id: i64,
+    created_at: Time,
+    state: &ActionState,
+) -> Result<(), StoreError> {
+    let Some(digest) = shared_blob(state) else { return Ok(()) };
+    if touched.noted.as_ref().is_some_and(|(noted, last)| *noted == run_id && last == digest) {
+        return Ok(());
+    }
+    let scope = &run.scope;
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO blob_uses (org, project, domain, day, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )
+    .and_then(|mut s| s.execute(params![scope.org, scope.project, scope.domain, day(created_at), digest]))
+    .map_err(error::from_sqlite)?;
+    touched.noted = Some((run_id, digest.to_owned()));
+    Ok(())
+}
+
+/// A run's row.
+#[derive(Clone, Copy)]
+struct Found {
+    id: i64,
+    seq: u64,
+    created_at: Time,
+}
+
+fn find_run(tx: &Transaction<'_>, run: &RunKey) -> Result<Option<Found>, StoreError> {
+    tx.prepare_cached(
+        "SELECT id, seq, created_at FROM runs WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4",
+    )
+    .and_then(|mut s| {
+        let key = params![run.scope.org, run.scope.project, run.scope.domain, run.name];
+        let found = |row: &rusqlite::Row<'_>| {
+            let (id, seq) = (row.get(0)?, row.get::<_, i64>(1)? as u64);
+            Ok(Found { id, seq, created_at: Time::from_micros(row.get(2)?) })
+        };
+        s.query_row(key, found).optional()
+    })
+    .map_err(error::from_sqlite)
 }
 
 /// Loads what the command touches and everything above it. The root comes too: it tells a missing run from a missing action.
@@ -321,9 +363,10 @@ fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], now: Time) -
     };
     let related = info.relation.as_ref().map(|r| r.to.name.as_str());
     tx.prepare_cached(
-        "INSERT INTO runs (org, project, domain, name, seq, created_at, created_by, source, info, max_actions, queue,
+        "INSERT INTO runs (id, org, project, domain, name, seq, created_at, created_by, source, info, max_actions, queue,
                            related_to)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+         SELECT max(ifnull((SELECT max(id) FROM runs), 0), m.run) + 1, ?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+         FROM marks m",
     )
     .and_then(|mut s| {
         s.insert(params![
@@ -345,10 +388,13 @@ fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], now: Time) -
 
 fn append(tx: &Transaction<'_>, run_id: i64, seq: u64, event: &Event, now: Time) -> Result<u64, StoreError> {
     let body = serde_json::to_vec(event).map_err(|e| error::corrupt("event", e))?;
-    tx.prepare_cached("INSERT INTO events (run_id, seq, at, body) VALUES (?1, ?2, ?3, ?4)")
-        .and_then(|mut s| s.insert(params![run_id, seq as i64, now.as_micros(), body]))
-        .map(|pos| pos as u64)
-        .map_err(error::from_sqlite)
+    tx.prepare_cached(
+        "INSERT INTO events (pos, run_id, seq, at, body)
+         SELECT max(ifnull((SELECT max(pos) FROM events), 0), m.pos) + 1, ?1, ?2, ?3, ?4 FROM marks m",
+    )
+    .and_then(|mut s| s.insert(params![run_id, seq as i64, now.as_micros(), body]))
+    .map(|pos| pos as u64)
+    .map_err(error::from_sqlite)
 }
 
 /// Keeps the projection of one action, and what it changes of its parent's and its run's.

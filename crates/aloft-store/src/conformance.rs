@@ -2,6 +2,7 @@
 //! that exists for one engine exists for all.
 
 mod lists;
+mod retention;
 
 use std::{future::Future, sync::Arc};
 
@@ -44,6 +45,7 @@ where
     conditions_ask_for_a_call_once(make().await).await;
     the_end_of_a_parent_shows_at_once(make().await).await;
     lists::run_all(&make).await;
+    retention::run_all(&make).await;
     records_are_kept(make().await).await;
     domains_are_kept_while_they_are_used(make().await).await;
     settings_keep_every_version(make().await).await;
@@ -91,7 +93,7 @@ fn create(run: &RunKey, digest: &str) -> Submission {
         ..RunInfo::default()
     };
     let command = Command::create_run(seed(digest, TaskPolicy::default()), info);
-    let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec") };
+    let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec"), own: false };
     Submission { run: run.clone(), command, blobs: vec![blob] }
 }
 
@@ -534,7 +536,7 @@ async fn records_are_kept(store: Handle) {
         deployed_at: Time::from_micros(at),
         deployed_by: Subject { id: "me".into(), ..Subject::default() },
     };
-    let blob = Blob { digest: "d".into(), bytes: Bytes::from_static(b"spec") };
+    let blob = Blob { digest: "d".into(), bytes: Bytes::from_static(b"spec"), own: false };
     for (version, at) in [("1", 10), ("2", 20)] {
         assert!(store.put_task(task(version, at), blob.clone()).await.unwrap());
     }
@@ -586,7 +588,7 @@ async fn domains_are_kept_while_they_are_used(store: Handle) {
             deployed_at: Time::from_micros(1),
             deployed_by: Subject::default(),
         };
-        store.put_task(task, Blob { digest: "d".into(), bytes: Bytes::new() }).await.unwrap();
+        store.put_task(task, Blob { digest: "d".into(), bytes: Bytes::new(), own: false }).await.unwrap();
     }
     ok(&store, create(&key("r"), "d")).await;
     let used = |id: &'static str| {

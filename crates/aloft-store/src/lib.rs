@@ -9,6 +9,7 @@ mod hub;
 mod list;
 mod page;
 mod records;
+mod retention;
 mod runs;
 pub mod sql;
 
@@ -29,6 +30,7 @@ pub use records::{
     DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
     SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
+pub use retention::{DAY, OPEN_DAYS, Pruned, Retention, Walk, day, shared_blob};
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
@@ -83,6 +85,8 @@ pub struct Blob {
     pub digest: String,
     /// The bytes.
     pub bytes: Bytes,
+    /// Whether it is of the run alone that brings it, and goes with it: no other blob has its digest then.
+    pub own: bool,
 }
 
 /// A command to a run, with the blobs its events refer to. Committed together.
@@ -358,6 +362,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every record of limits of an organisation, by project and domain. Cheap: the dispatcher asks on each of its rounds.
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError>;
+
+    /// Does a part of giving up the runs that `retention` no longer keeps at `now`: takes some out of sight, or removes up
+    /// to about `most` rows of those that are. Those who commit at the same time wait for no more than that. When two do
+    /// this at once, one of them may do nothing.
+    ///
+    /// A run is given up only if it has ended, all its actions have by their own record, and no live run was made from it.
+    /// From that commit on it does not exist, and its name is free. Cache entries that it computed stay.
+    async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError>;
 }
 
 /// What a list covers. Empty project and domain mean all of the organisation.

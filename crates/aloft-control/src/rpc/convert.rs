@@ -303,7 +303,7 @@ pub(super) fn spec(spec: &TaskSpec) -> Answer<Spec> {
         short_name: if spec.short_name.is_empty() { id.name.clone() } else { spec.short_name.clone() },
         environment,
     };
-    Ok(Spec { blob: Blob { digest, bytes }, task, policy, cache, asks })
+    Ok(Spec { blob: Blob { digest, bytes, own: false }, task, policy, cache, asks })
 }
 
 /// The bytes of a specification, unless they are too many to keep.
@@ -404,7 +404,13 @@ fn hash_value(hash: &mut Sha256, value: &Value) {
 
 /// Bytes to store under their own digest.
 pub(super) fn blob(bytes: bytes::Bytes) -> Blob {
-    Blob { digest: hex(&Sha256::digest(&bytes)), bytes }
+    Blob { digest: hex(&Sha256::digest(&bytes)), bytes, own: false }
+}
+
+/// Bytes to store for one run alone. Its name is part of the digest, so that no other run's bytes have the same.
+pub(super) fn own_blob(run: &RunKey, bytes: bytes::Bytes) -> Blob {
+    let digest = Sha256::new().chain_update(format!("of run {run}\n")).chain_update(&bytes).finalize();
+    Blob { digest: hex(&digest), bytes, own: true }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -54,7 +54,7 @@ pub(super) async fn create_run(
 
     // Users' bytes are at the data plane before the run is committed (design rule 7), so a committed run can start.
     let inputs = store_inputs(control, &run, request.input_wrapper, &task_spec).await?;
-    let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
+    let run_blob = convert::own_blob(&run, convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
         source: tracked::source_here(request.source)?,

@@ -62,7 +62,8 @@ pub(super) struct Decided {
     pub(super) events: Vec<Appended>,
     pub(super) runs: BTreeMap<RunKey, ChangedRun>,
     pub(super) actions: HashMap<RunKey, HashMap<ActionName, Changed>>,
-    pub(super) blobs: BTreeMap<String, Blob>,
+    /// By digest, each with the run that brings it.
+    pub(super) blobs: BTreeMap<String, (RunKey, Blob)>,
     pub(super) cache: Vec<(Place, Scope, CacheChange)>,
     pub(super) missing: Missing,
     /// The cache as the batch leaves it.
@@ -121,7 +122,7 @@ fn one(known: &Known, decided: &mut Decided, submission: &Submission, now: Time)
         Some(found) => found,
         None => ChangedRun { info: Some(new_run(run, &decision.events)?), seq: 0, made: 0, at: now, started: false },
     };
-    decided.blobs.extend(blobs.iter().map(|b| (b.digest.clone(), b.clone())));
+    decided.blobs.extend(blobs.iter().map(|b| (b.digest.clone(), (run.clone(), b.clone()))));
     for event in decision.events {
         after.seq += 1;
         after.at = now;
