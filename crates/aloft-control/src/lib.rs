@@ -12,15 +12,17 @@ mod names;
 mod queues;
 mod reconcile;
 mod recover;
+mod retention;
 mod rpc;
 mod settings;
+mod work;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aloft_core::{RunKey, Subject, Time, WorkerId};
 use aloft_flyteidl2::flyteidl2::{project::ProjectState, task::RunSpec};
 use aloft_plane::DataPlane;
-use aloft_store::{OfferPlace, Project, Store, StoreError};
+use aloft_store::{OfferPlace, Project, Retention, Store, StoreError};
 use buffa::Enumeration as _;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub use call::callbacks;
 pub use names::check_label;
 pub use rpc::{Limits, router, service};
+pub use work::{Done, Reconciler, Work};
 
 /// Where the time of decisions comes from.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -43,6 +46,24 @@ pub struct Settings {
     pub public_url: String,
     /// The name of the cluster shown on attempts.
     pub cluster: String,
+    /// What becomes of the history.
+    pub retention: RetentionSettings,
+}
+
+/// What an administrator decides about history.
+#[derive(Clone, Debug)]
+pub struct RetentionSettings {
+    /// What is kept.
+    pub kept: Retention,
+    /// How often to look for what is not.
+    pub every: Duration,
+}
+
+impl Default for RetentionSettings {
+    /// Everything is kept for ever.
+    fn default() -> Self {
+        Self { kept: Retention::default(), every: Duration::from_secs(60) }
+    }
 }
 
 impl Settings {
@@ -53,6 +74,7 @@ impl Settings {
             domains: ["development", "staging", "production"].map(str::to_owned).to_vec(),
             public_url,
             cluster: "local".to_owned(),
+            retention: RetentionSettings::default(),
         }
     }
 }
@@ -72,6 +94,7 @@ struct Inner {
     /// What callbacks are signed with.
     callback_key: [u8; 32],
     told: Mutex<HashMap<WorkerId, u64>>,
+    work: Work,
 }
 
 impl Control {
@@ -87,7 +110,17 @@ impl Control {
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
         let told = Mutex::default();
-        Self(Arc::new(Inner { store, data, clock, settings, stopping, dispatch, callback_key, told }))
+        Self(Arc::new(Inner {
+            store,
+            data,
+            clock,
+            settings,
+            stopping,
+            dispatch,
+            callback_key,
+            told,
+            work: Work::default(),
+        }))
     }
 
     /// Records the domains that the default organisation begins with, and returns those that it has.
@@ -141,6 +174,7 @@ impl Control {
             self.lookup_loop(),
             self.hold_loop(),
             self.call_loop(),
+            self.retention_loop(),
             self.narrate_loop(),
         );
     }

@@ -7,7 +7,7 @@ use aloft_core::{ActionName, Command, Event, Reply, RunKey, Time};
 use aloft_store::{FeedItem, StoreError, Submission, Which};
 use futures::future::join_all;
 
-use crate::Control;
+use crate::{Control, work::Reconciler};
 
 /// Most actions settled or checked in one go. Small enough for one commit, large enough that a run of thousands is
 /// settled in a few.
@@ -29,7 +29,7 @@ impl Control {
         let mut feed = self.store().feed();
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
-            match self.settle_once().await {
+            match self.counted(Reconciler::Settle, self.settle_once()).await {
                 Ok(0) => {
                     tokio::select! {
                         () = self.stopping().cancelled() => {}
@@ -74,7 +74,7 @@ impl Control {
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
             let now = self.now();
-            let next = match self.check_limits_once(now).await {
+            let next = match self.counted(Reconciler::Limits, self.check_limits_once(now)).await {
                 Ok((changed, _)) if changed.contains(&true) => continue,
                 Ok((changed, _)) if !changed.is_empty() => {
                     self.pause(STALE).await;

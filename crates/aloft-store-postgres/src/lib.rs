@@ -32,9 +32,9 @@ use std::{
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
     Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
-    Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow,
-    RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Which,
-    sql::Next,
+    Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord,
+    RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId,
+    TaskList, Which, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;

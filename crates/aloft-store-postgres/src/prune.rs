@@ -57,7 +57,9 @@ const GIVEN_UP: &str = "i.ended_at IS NOT NULL
 pub(crate) async fn step(shared: &Shared, retention: &Retention, now: Time, most: usize) -> Result<Pruned> {
     let tx = Tx(Open::begin(&shared.pool).await?);
     // No disk is waited for, and no other lock for long.
-    tx.0.batch_execute("SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '1s'").await.map_err(from_postgres)?;
+    tx.0.batch_execute("SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '1s'")
+        .await
+        .map_err(from_postgres)?;
     let alone = tx.rows("SELECT pg_try_advisory_xact_lock($1)", &[&LOCK]).await?;
     let alone = alone.first().is_some_and(|row| row.get(0));
     let done = if alone { once(shared, &tx, retention, now, most).await? } else { None };
@@ -259,7 +261,11 @@ async fn blobs(shared: &Shared, now: Time, most: usize) -> Result<Pruned> {
     }
     tx.0.end("COMMIT").await.map_err(from_postgres)?;
     let mut walk = shared.walks.days.lock();
-    if over { walk.end(now) } else { walk.go_on(at) }
+    if over {
+        walk.end(now)
+    } else {
+        walk.go_on(at)
+    }
     Ok(pruned)
 }
 

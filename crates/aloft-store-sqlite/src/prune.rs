@@ -153,7 +153,8 @@ fn pragma(db: &Connection, name: &str) -> Written<i64> {
 /// Whether more than a quarter of the file is free, and it can be given back.
 fn has_space(db: &Connection) -> Result<bool> {
     let incremental = pragma(db, "auto_vacuum").map_err(from_sqlite)? == 2;
-    let (free, all) = pragma(db, "freelist_count").and_then(|free| Ok((free, pragma(db, "page_count")?))).map_err(from_sqlite)?;
+    let (free, all) =
+        pragma(db, "freelist_count").and_then(|free| Ok((free, pragma(db, "page_count")?))).map_err(from_sqlite)?;
     Ok(incremental && free > PAGES && free > all / 4)
 }
 

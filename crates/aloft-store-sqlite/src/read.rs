@@ -143,9 +143,7 @@ pub(crate) fn feed_after(db: &Connection, pos: u64, limit: usize) -> Result<Vec<
 
 pub(crate) fn last_pos(db: &Connection) -> Result<u64> {
     let sql = "SELECT max(ifnull((SELECT max(pos) FROM events), 0), m.pos) FROM marks m";
-    db.query_row(sql, [], |row| row.get::<_, i64>(0))
-        .map(|pos| pos as u64)
-        .map_err(from_sqlite)
+    db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|pos| pos as u64).map_err(from_sqlite)
 }
 
 fn named(row: &Row<'_>) -> Result<(RunKey, ActionName)> {

@@ -29,9 +29,14 @@ impl Retention {
         self.projects.values().chain([&self.runs]).flatten().min().copied()
     }
 
+    /// How long runs of `project` are kept; `None` for ever.
+    pub fn of(&self, project: &str) -> Option<Duration> {
+        *self.projects.get(project).unwrap_or(&self.runs)
+    }
+
     /// At `now`, what ended at this time or before is given up in `project`; `None` if nothing is.
     pub fn before(&self, project: &str, now: Time) -> Option<Time> {
-        let kept = (*self.projects.get(project).unwrap_or(&self.runs))?;
+        let kept = self.of(project)?;
         let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
         Some(Time::from_micros(now.as_micros().saturating_sub(kept)))
     }

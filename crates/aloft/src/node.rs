@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use aloft_control::{Control, Settings};
+use aloft_control::{Control, RetentionSettings, Settings};
 use aloft_core::WorkerId;
 use aloft_dataplane::{
     data::{self, AttemptLogs, Data},
@@ -116,11 +116,15 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
         domains: config.domains.clone(),
         public_url: public_url.clone(),
         cluster: config.cluster_name.clone(),
+        retention: RetentionSettings { kept: config.retention.kept(), every: config.retention.every.0 },
     };
     let signed_with = callback_key(&secret);
     let store = Arc::clone(&opened.store);
     let control = Control::new(store, plane, Arc::new(clock), settings, stopping.clone(), signed_with);
     let domain = first_records(&control, loaded).await?;
+    if let Some(debug) = &debug {
+        debug.metrics.started(&control);
+    }
 
     // From here on there is something to end well.
     let signalled = signals();

@@ -402,6 +402,17 @@ fn hash_value(hash: &mut Sha256, value: &Value) {
     }
 }
 
+/// A length of time in words, in the largest unit of which it is a whole number.
+pub(super) fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    let (count, unit) = units
+        .into_iter()
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
+        .map_or((seconds, "second"), |(unit, name)| (seconds / unit, name));
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Bytes to store under their own digest.
 pub(super) fn blob(bytes: bytes::Bytes) -> Blob {
     Blob { digest: hex(&Sha256::digest(&bytes)), bytes, own: false }

@@ -101,7 +101,7 @@ async fn named_refusal(control: &Control, run: &RunKey, error: SubmitError) -> c
         SubmitError::Refused(Refusal::DifferentWork { what: "run", difference, .. }) => {
             return wire(Refusal::DifferentWork { what: "run", name: run.name.clone(), difference });
         }
-        SubmitError::Refused(Refusal::NoSuchRun) => return no_run(run),
+        SubmitError::Refused(Refusal::NoSuchRun) => return no_run(control, run),
         SubmitError::Refused(Refusal::NoSuchAction(name)) => format!("action {name}"),
         SubmitError::Refused(Refusal::NoSuchParent(name)) => format!("parent action {name}"),
         other => return wire(other),
@@ -322,8 +322,14 @@ fn root_seed(run_output_base: String, spec: Spec, inputs: StoredInputs, info: &R
     })
 }
 
-fn no_run(run: &RunKey) -> connectrpc::ConnectError {
-    not_found(format!("run {} does not exist in project {}, domain {}", run.name, run.scope.project, run.scope.domain))
+fn no_run(control: &Control, run: &RunKey) -> connectrpc::ConnectError {
+    let RunKey { scope, name } = run;
+    // Who follows an old link wants to know whether it was ever right.
+    let kept = match control.settings().retention.kept.of(&scope.project) {
+        None => String::new(),
+        Some(time) => format!("; runs of this project are kept for {} after their end", convert::in_words(time)),
+    };
+    not_found(format!("run {name} does not exist in project {}, domain {}{kept}", scope.project, scope.domain))
 }
 
 /// A run and its root action.
@@ -334,12 +340,12 @@ pub(super) async fn find_run(control: &Control, run: &RunKey) -> Answer<(RunReco
 }
 
 pub(super) async fn find_record(control: &Control, run: &RunKey) -> Answer<RunRecord> {
-    control.store().run(run).await.map_err(wire)?.ok_or_else(|| no_run(run))
+    control.store().run(run).await.map_err(wire)?.ok_or_else(|| no_run(control, run))
 }
 
 pub(super) async fn find_action(control: &Control, run: &RunKey, action: &ActionName) -> Answer<ActionState> {
     let snapshot = control.store().snapshot(run, Which::One(action.clone())).await.map_err(wire)?;
-    let snapshot = snapshot.ok_or_else(|| no_run(run))?;
+    let snapshot = snapshot.ok_or_else(|| no_run(control, run))?;
     let found = snapshot.actions.into_iter().next();
     found.ok_or_else(|| not_found(format!("action {action} does not exist in run {}", run.name)))
 }

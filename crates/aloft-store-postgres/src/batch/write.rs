@@ -131,7 +131,8 @@ async fn write_blobs(tx: &Tx, known: &Known, decided: &Decided, written: &Writte
     let text = |f: fn(&Scope) -> &String| uses.iter().map(|(scope, ..)| f(scope).clone()).collect::<Vec<_>>();
     let days: Vec<i64> = uses.iter().map(|(_, day, _)| *day).collect();
     let used: Vec<&str> = uses.iter().map(|(.., digest)| *digest).collect();
-    let (digests, blobs): (Vec<&str>, Vec<_>) = decided.blobs.iter().map(|(digest, blob)| (digest.as_str(), blob)).unzip();
+    let (digests, blobs): (Vec<&str>, Vec<_>) =
+        decided.blobs.iter().map(|(digest, blob)| (digest.as_str(), blob)).unzip();
     let bytes: Vec<&[u8]> = blobs.iter().map(|(_, blob)| blob.bytes.as_ref()).collect();
     let owners: Vec<Option<i64>> =
         blobs.iter().map(|(run, blob)| blob.own.then(|| run_id(known, written, run))).collect();
@@ -141,16 +142,8 @@ async fn write_blobs(tx: &Tx, known: &Known, decided: &Decided, written: &Writte
                    ON CONFLICT DO NOTHING)
                INSERT INTO blobs (digest, bytes, run_id) SELECT * FROM unnest($6::text[], $7::bytea[], $8::bigint[])
                ON CONFLICT DO NOTHING";
-    let params: [&(dyn ToSql + Sync); 8] = [
-        &text(|s| &s.org),
-        &text(|s| &s.project),
-        &text(|s| &s.domain),
-        &days,
-        &used,
-        &digests,
-        &bytes,
-        &owners,
-    ];
+    let params: [&(dyn ToSql + Sync); 8] =
+        [&text(|s| &s.org), &text(|s| &s.project), &text(|s| &s.domain), &days, &used, &digests, &bytes, &owners];
     execute(tx, sql, &params).await.map(drop)
 }
 

@@ -1,8 +1,8 @@
 //! Rules across keys, and what no type says.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use super::{Loaded, Problem, Role, Source, database::Place, is_loopback};
+use super::{Loaded, Problem, Role, Source, database::Place, is_loopback, keep::Keep};
 
 /// Everything that is wrong with a configuration by itself. Pure.
 pub(super) fn check(role: Role, loaded: &Loaded) -> Vec<Problem> {
@@ -47,7 +47,32 @@ pub(super) fn check(role: Role, loaded: &Loaded) -> Vec<Problem> {
     if let Err((key, reason, remedy)) = config.database.place(Path::new("unused")) {
         found.add(key, reason, remedy);
     }
+    retention(&mut found);
     found.problems
+}
+
+/// Shortest time that runs are kept: a client that repeats a request which it heard no answer to must find the run that it made.
+/// The SDK gives up after a few minutes.
+const SHORTEST: Duration = Duration::from_secs(600);
+
+fn retention(found: &mut Found<'_>) {
+    let retention = &found.loaded.config.retention;
+    let short = |keep: &Keep| keep.time().is_some_and(|time| time < SHORTEST);
+    let reason = |what: &str, keep: &Keep| {
+        format!("{what}{keep} is too short: a client that repeats a request must find the run that it made")
+    };
+    if short(&retention.runs) {
+        found.add("retention.runs", reason("", &retention.runs), "keep runs for 10m or longer");
+    }
+    let projects: Vec<_> = retention.per_project.iter().map(|p| p.project.clone()).collect();
+    found.names("retention.perProject", &projects);
+    for own in retention.per_project.iter().filter(|p| short(&p.keep)) {
+        let reason = reason(&format!("{}=", own.project), &own.keep);
+        found.add("retention.perProject", reason, "keep runs for 10m or longer");
+    }
+    if retention.every.0 < Duration::from_secs(1) {
+        found.add("retention.every", "is less than a second", "look once a minute");
+    }
 }
 
 fn listen(role: Role, found: &mut Found<'_>) {
@@ -216,6 +241,11 @@ mod tests {
             ("database.url", json!("mysql://x")),
             ("database.connectionPool.maxOpenConnections", json!(0)),
             ("database.connectionPool.maxIdleConnections", json!(21)),
+            ("retention.runs", json!("9m59s")),
+            ("retention.perProject", json!(["a=1m"])),
+            ("retention.perProject", json!(["a=1d", "a=2d"])),
+            ("retention.perProject", json!(["A=1d"])),
+            ("retention.every", json!("10ms")),
         ] {
             let said = problems(Role::Server, &json!({key: value}));
             assert!(said.len() == 1 && said[0].starts_with(&format!("a: {key}: ")), "{key} {value}: {said:?}");
@@ -227,6 +257,8 @@ mod tests {
             ("debug.port", json!(0)),
             ("logger.level", json!("info,aloft_control=debug")),
             ("logger.level", json!("OFF")),
+            ("retention.runs", json!("10m")),
+            ("retention.perProject", json!(["a=forever", "b=3650d"])),
         ] {
             assert_eq!(problems(Role::Server, &json!({key: value})), Vec::<String>::new(), "{key} {value}");
         }

@@ -6,6 +6,7 @@ mod alias;
 mod check;
 mod command;
 mod database;
+mod keep;
 mod keys;
 mod layer;
 mod model;

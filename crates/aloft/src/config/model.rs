@@ -13,7 +13,10 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Secret, Span};
+use super::{
+    keep::{Keep, ProjectKeep},
+    values::{Secret, Span},
+};
 use crate::telemetry::LogFormat;
 
 /// The port that `flyte create config --devbox` points at.
@@ -64,6 +67,7 @@ pub(crate) struct Config {
     pub(crate) drain: Drain,
     pub(crate) logger: Logger,
     pub(crate) database: Database,
+    pub(crate) retention: Retention,
     pub(crate) storage: Storage,
     pub(crate) executor: Executor,
 }
@@ -162,6 +166,18 @@ pub(crate) struct ConnectionPool {
     pub(crate) max_connection_lifetime: Span,
 }
 
+/// How long the records of runs are kept. What runs have written to the object store is not touched.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Retention {
+    /// How long a run is kept after it has ended: at least `10m`.
+    pub(crate) runs: Keep,
+    /// How long runs of certain projects are kept instead, each written as `PROJECT=30d` or `PROJECT=forever`.
+    pub(crate) per_project: Vec<ProjectKeep>,
+    /// How often to look for runs that are no longer kept.
+    pub(crate) every: Span,
+}
+
 /// Where users' data is.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -194,6 +210,14 @@ pub(crate) struct Executor {
     pub(crate) grace: Span,
     /// Whether tasks start by forking a warm interpreter.
     pub(crate) warm_start: bool,
+}
+
+impl Retention {
+    /// As the store takes it.
+    pub(crate) fn kept(&self) -> aloft_store::Retention {
+        let projects = self.per_project.iter().map(|p| (p.project.clone(), p.keep.time())).collect();
+        aloft_store::Retention { runs: self.runs.time(), projects }
+    }
 }
 
 impl Config {
@@ -235,6 +259,7 @@ impl Config {
                     max_connection_lifetime: Span::seconds(60),
                 },
             },
+            retention: Retention { runs: Keep::Forever, per_project: Vec::new(), every: Span::seconds(60) },
             storage: Storage { provider: Provider::Local, bucket_name: "aloft-data".to_owned(), path: None },
             executor: Executor { python: None, grace: Span::seconds(30), warm_start: true },
         }

@@ -57,6 +57,8 @@ impl Actions {
                     return Ok(Step::End);
                 }
                 if let Woken::Heartbeat = self.read().await? {
+                    // A run can be given up while somebody looks at it.
+                    run::find_record(&self.control, &self.record.key).await?;
                     return Ok(Step::Send(WatchActionsResponse::default()));
                 }
             }
@@ -123,6 +125,10 @@ impl Actions {
     async fn look(&mut self, names: &[ActionName]) -> Answer<Vec<(ActionState, bool)>> {
         let store = self.control.store();
         let found = store.matched(&self.record.key, names, &self.filters).await.map_err(wire)?;
+        if found.len() < names.len() {
+            // What was there can only have gone with its run.
+            run::find_record(&self.control, &self.record.key).await?;
+        }
         for (state, _) in &found {
             self.tree.set(&state.name, state.phase);
         }
