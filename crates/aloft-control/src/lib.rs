@@ -8,6 +8,7 @@ mod call;
 mod dispatch;
 mod hold;
 mod lookup;
+mod meter;
 mod names;
 mod queues;
 mod reconcile;
@@ -17,17 +18,22 @@ mod rpc;
 mod settings;
 mod work;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aloft_core::{RunKey, Subject, Time, WorkerId};
 use aloft_flyteidl2::flyteidl2::{project::ProjectState, task::RunSpec};
 use aloft_plane::DataPlane;
-use aloft_store::{OfferPlace, Project, Retention, Store, StoreError};
+use aloft_store::{Census, OfferPlace, Project, Retention, Store, StoreError};
 use buffa::Enumeration as _;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use call::callbacks;
+pub use meter::Meter;
 pub use names::check_label;
 pub use rpc::{Limits, router, service};
 pub use work::{Done, Reconciler, Work};
@@ -95,6 +101,7 @@ struct Inner {
     callback_key: [u8; 32],
     told: Mutex<HashMap<WorkerId, u64>>,
     work: Work,
+    meter: OnceLock<Arc<dyn Meter>>,
 }
 
 impl Control {
@@ -120,6 +127,7 @@ impl Control {
             callback_key,
             told,
             work: Work::default(),
+            meter: OnceLock::new(),
         }))
     }
 
@@ -164,6 +172,14 @@ impl Control {
                 self.store().create_project(project).await.map(drop)
             }
         }
+    }
+
+    /// What lives now, in all organisations.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store could not be read.
+    pub async fn census(&self) -> Result<Census, StoreError> {
+        self.store().census().await
     }
 
     /// Runs the reconcilers until the control plane stops.

@@ -130,6 +130,9 @@ impl Control {
                     }
                 }
                 Ok(items) => {
+                    if let (Some(meter), Some(first)) = (self.meter(), items.first()) {
+                        meter.followed(self.now().since(first.logged.at));
+                    }
                     pos = items.last().map_or(pos, |item| item.pos);
                     for item in items.iter().filter(|item| item.logged.event.action().is_root()) {
                         self.narrate(item).await;

@@ -31,10 +31,10 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
-    Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord,
-    RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId,
-    TaskList, Which, sql::Next,
+    Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, Observer,
+    OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
+    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
+    SubmitError, TaskId, TaskList, Which, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -611,6 +611,14 @@ impl Store for PostgresStore {
 
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         read!(self, |db| records::limits(&db, org))
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) {
+        self.shared.hub.observe(observer);
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        read!(self, |db| lanes::census(&db))
     }
 
     async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {

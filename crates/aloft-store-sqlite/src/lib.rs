@@ -30,10 +30,10 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, OfferPlace, Offered,
-    Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord,
-    RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId,
-    TaskList, Walk, Which, sql::Next,
+    Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, Observer,
+    OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
+    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
+    SubmitError, TaskId, TaskList, Walk, Which, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -543,6 +543,14 @@ impl Store for SqliteStore {
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         let org = org.to_owned();
         self.read(move |db| queues::limits(db, &org)).await
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) {
+        self.hub.observe(observer);
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        self.read(queues::census).await
     }
 
     async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {

@@ -4,13 +4,13 @@
 //! without anybody waiting for a timer. A job whose command is refused writes nothing; a job that fails on the database
 //! itself takes its whole batch with it, because half a batch must not be acknowledged.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, time::Instant};
 
 use aloft_core::{
     ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueRoom, Reply, Reservation, RunKey, Time, View,
     apply, decide, effects,
 };
-use aloft_store::{Hub, StoreError, Submission, SubmitError, day, shared_blob};
+use aloft_store::{Committed, Hub, Observer, Seen, StoreError, Submission, SubmitError, day, shared_blob};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use tokio::sync::{mpsc, oneshot};
 
@@ -59,6 +59,8 @@ struct Touched {
     half_written: bool,
     /// The run and the shared blob whose use was noted last: most actions are started beside others of their kind.
     noted: Option<(i64, String)>,
+    /// What there is to tell of it, if somebody listens.
+    committed: Committed,
 }
 
 /// Runs until every sender is gone.
@@ -82,24 +84,31 @@ pub(crate) fn run(mut db: Connection, mut jobs: mpsc::Receiver<Job>, hub: Hub, c
 fn commit_batch(db: &mut Connection, jobs: impl Iterator<Item = Job>, hub: &Hub, now: Time) {
     let mut answers = Vec::new();
     let mut touched = Touched::default();
-    let failure = match carry_out(db, jobs, &mut answers, &mut touched, now) {
+    let began = Instant::now();
+    let failure = match carry_out(db, jobs, hub, &mut answers, &mut touched, now) {
         Ok(()) => None,
         Err(error) => {
             tracing::error!(%error, jobs = answers.len(), "a batch of writes failed and was rolled back");
             Some(error)
         }
     };
+    let took = began.elapsed();
+    let commands = answers.len();
     for answer in answers {
         answer.send(failure.as_ref());
     }
     if failure.is_none() {
         hub.publish(touched.runs, touched.pos);
+        if let Some(observer) = hub.observer() {
+            observer.committed(Committed { commands, took, ..touched.committed });
+        }
     }
 }
 
 fn carry_out(
     db: &mut Connection,
     jobs: impl Iterator<Item = Job>,
+    hub: &Hub,
     answers: &mut Vec<Answer>,
     touched: &mut Touched,
     now: Time,
@@ -119,7 +128,7 @@ fn carry_out(
         match job {
             Job::Submit { submission, done } => {
                 let result = match usable {
-                    Some(tx) => submit(tx, &submission, touched, now),
+                    Some(tx) => submit(tx, &submission, hub.observer(), touched, now),
                     None => Ok(Reply::Unchanged),
                 };
                 match &result {
@@ -203,6 +212,7 @@ impl View for Loaded<'_> {
 fn submit(
     tx: &Transaction<'_>,
     submission: &Submission,
+    observer: Option<&dyn Observer>,
     touched: &mut Touched,
     now: Time,
 ) -> Result<Reply, SubmitError> {
@@ -242,6 +252,10 @@ fn submit(
         let state = apply(before.clone(), event, now)
             .ok_or_else(|| StoreError::Corrupt(format!("event {seq} of run {run} does not fit action {name}")))?;
         touched.pos = Some(append(tx, run_id, seq, event, now)?);
+        touched.committed.events += 1;
+        if let Some(observer) = observer {
+            touched.committed.seen.extend(Seen::of(observer, run, before.as_ref(), event, &state, now));
+        }
         save(tx, run_id, before.as_ref(), &state, now)?;
         if before.is_none() {
             note_use(tx, touched, run, run_id, created_at, &state)?;

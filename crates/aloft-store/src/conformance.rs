@@ -15,8 +15,9 @@ use aloft_core::{
 use bytes::Bytes;
 
 use crate::{
-    Blob, DeployedTask, Domain, DomainUse, ListQuery, ListScope, MAX_DELETED_QUEUES, OfferPlace, Project,
-    ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError, TaskId, Which,
+    Blob, Census, Committed, DeployedTask, Domain, DomainUse, ListQuery, ListScope, MAX_DELETED_QUEUES, Observer,
+    OfferPlace, Project, ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError,
+    TaskId, Which,
 };
 
 type Handle = Arc<dyn Store>;
@@ -37,6 +38,7 @@ where
     commands_in_order_build_on_each_other(make().await).await;
     what_runs_elsewhere_waits_for_nothing_here(make().await).await;
     watchers_miss_nothing(make().await).await;
+    commits_are_told_and_what_lives_is_counted(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
     what_is_in_flight_is_counted(make().await).await;
     a_parent_that_is_tried_again_does_not_wait_in_line(make().await).await;
@@ -274,6 +276,51 @@ async fn watchers_miss_nothing(store: Handle) {
         }
     }
     writer.await.expect("no panic");
+}
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<Committed>>);
+
+impl Observer for Heard {
+    fn committed(&self, commit: Committed) {
+        self.0.lock().expect("nobody panics").push(commit);
+    }
+
+    fn wants_ends(&self) -> bool {
+        true
+    }
+}
+
+async fn commits_are_told_and_what_lives_is_counted(store: Handle) {
+    let heard = Arc::new(Heard::default());
+    store.observe(heard.clone());
+    store.observe(Arc::new(Heard::default()));
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    ok(&store, enqueue(&run, "x1", "a0")).await;
+    ok(&store, enqueue(&run, "x2", "a0")).await;
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    let load = QueueLoad { waiting: 2, running: 1, runs: 0 };
+    let queues = [(("local".to_owned(), DEFAULT_QUEUE.to_owned()), load)].into();
+    assert_eq!(store.census().await.unwrap(), Census { queues, runs: 1, actions: 3, workers: 1 });
+    ok(&store, report(&run, "x1", 1, Progress::Initializing)).await;
+    ok(&store, report(&run, "x1", 1, Progress::Running)).await;
+    ok(&store, report(&run, "x1", 1, done())).await;
+    assert_eq!(ok(&store, create(&run, "d")).await, Reply::Unchanged, "and nothing to tell of it");
+    let by = EndedBy::asked("me", "enough");
+    ok(&store, Submission::new(run.clone(), Command::Abort { action: ActionName::root(), by })).await;
+    ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
+    assert_eq!(store.census().await.unwrap(), Census::default());
+    let commits = std::mem::take(&mut *heard.0.lock().expect("nobody panics"));
+    let told: Vec<_> = commits.iter().flat_map(|c| &c.seen).collect();
+    let stages: Vec<_> = told.iter().flat_map(|s| s.stages.iter().map(|(stage, _)| stage.name())).collect();
+    assert_eq!(stages, ["queue", "transition", "execution", "completion", "completion", "completion"]);
+    let ends: Vec<_> = told.iter().filter_map(|s| Some((s.end.as_ref()?.name.as_str(), s.ended?, s.root))).collect();
+    let expected = [("x1", Phase::Succeeded, false), ("a0", Phase::Aborted, true), ("x2", Phase::Aborted, false)];
+    assert_eq!(ends, expected);
+    assert!(told.iter().all(|s| s.run == run && s.task == "env.f"));
+    assert_eq!(commits.iter().map(|c| c.events).sum::<usize>(), store.events_after(&run, 0, 100).await.unwrap().len());
 }
 
 async fn leases_and_limits_are_indexed(store: Handle) {

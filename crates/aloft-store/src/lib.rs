@@ -7,13 +7,14 @@
 pub mod conformance;
 mod hub;
 mod list;
+mod observe;
 mod page;
 mod records;
 mod retention;
 mod runs;
 pub mod sql;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aloft_core::{
     ActionName, ActionState, CacheEntry, CachePlan, Command, Event, Offer, Refusal, Reply, Reservation, RunKey, Scope,
@@ -25,9 +26,10 @@ use tokio::sync::watch;
 
 pub use hub::Hub;
 pub use list::{Cursor, Direction, Field, FieldType, Filter, Listed, Op, SortBy};
+pub use observe::{Committed, Observer, Seen};
 pub use page::{KEPT_FOR, ListQuery, MAX_KEPT, MAX_KEPT_TOGETHER, Page, Position};
 pub use records::{
-    DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
+    Census, DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
     SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
 pub use retention::{DAY, OPEN_DAYS, Pruned, Retention, Walk, day, shared_blob};
@@ -362,6 +364,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every record of limits of an organisation, by project and domain. Cheap: the dispatcher asks on each of its rounds.
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError>;
+
+    /// Tells `observer` of every commit of this process from now on. Only the first one is told.
+    fn observe(&self, observer: Arc<dyn Observer>);
+
+    /// What lives now, in all organisations.
+    async fn census(&self) -> Result<Census, StoreError>;
 
     /// Does a part of giving up the runs that `retention` no longer keeps at `now`: takes some out of sight, or removes up
     /// to about `most` rows of those that are. Those who commit at the same time wait for no more than that. When two do

@@ -8,6 +8,7 @@ mod debug;
 mod dev;
 mod doctor;
 mod exit;
+mod gather;
 mod http;
 mod listen;
 mod metrics;
@@ -19,6 +20,7 @@ mod server;
 mod store;
 mod telemetry;
 mod tools;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         // Before any thread is started: the shim forks.
         Command::Shim { arguments } => return shim(arguments),
     };
+    trace::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {

@@ -25,6 +25,7 @@ use crate::{
     datadir::{DataDir, on_disk, variable},
     debug,
     exit::{Exit, Kind},
+    gather,
     http::{self, Names, Served},
     listen,
     metrics::Metrics,
@@ -125,6 +126,7 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
     if let Some(debug) = &debug {
         debug.metrics.started(&control);
     }
+    gather::start(&control, debug.as_ref().map(|d| &d.metrics), config);
 
     // From here on there is something to end well.
     let signalled = signals();

@@ -19,6 +19,7 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_store::{RunRecord, StoreError, Submission, SubmitError, Which};
 use buffa::Message as _;
 use connectrpc::RequestContext;
+use tokio::time::Instant;
 
 use super::{
     convert::{self, Spec},
@@ -26,7 +27,7 @@ use super::{
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
     settings, task, tracked,
 };
-use crate::{Control, names};
+use crate::{Control, meter::task_of, names};
 
 /// How the refusal for a missing bundle ends: the client believes for a day that it uploaded it.
 const STALE_CACHE: &str = "the client remembers uploads for a day; run `flyte delete local-cache` and try again";
@@ -36,6 +37,7 @@ pub(super) async fn create_run(
     context: &RequestContext,
     request: CreateRunRequest,
 ) -> Answer<CreateRunResponse> {
+    let began = Instant::now();
     let run = new_run_key(control, context, request.id.as_ref())?;
     control.check_place(&run.scope).await?;
     let task_spec = requested_task(control, request.task).await?;
@@ -71,6 +73,7 @@ pub(super) async fn create_run(
     let task_blob = spec.blob.clone();
     let seed = root_seed(control.run_base(&run, &run_spec), spec, inputs, &info);
     let taken = control.taken_over(&run, info.relation.as_ref(), &ActionName::root(), &seed).await.map_err(wire)?;
+    let task = task_of(&seed, taken.recovered.is_some());
     let submission = Submission {
         run: run.clone(),
         command: Command::CreateRun {
@@ -81,7 +84,9 @@ pub(super) async fn create_run(
         },
         blobs: [task_blob, run_blob].into_iter().chain(settings).collect(),
     };
-    submit(control, submission).await?;
+    if submit(control, submission).await? == Reply::Done {
+        control.accepted(&run, task.as_deref(), began);
+    }
     let (record, root) = find_run(control, &run).await?;
     Ok(CreateRunResponse { run: to_run(&record, &root).into(), ..Default::default() })
 }

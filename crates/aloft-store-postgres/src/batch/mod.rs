@@ -12,10 +12,15 @@ mod write;
 
 pub(crate) use self::tail::PLACES;
 
-use std::{collections::BTreeSet, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ops::Deref,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aloft_core::{Reply, RunKey};
-use aloft_store::{StoreError, Submission, SubmitError};
+use aloft_store::{Committed, StoreError, Submission, SubmitError};
 use deadpool_postgres::Pool;
 use tokio::sync::{mpsc, oneshot};
 
@@ -111,13 +116,14 @@ async fn once(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<
     if submissions.is_empty() {
         return Ok(Vec::new());
     }
+    let began = Instant::now();
     let tx = Open::begin(&shared.pool).await?;
     let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
     let mut known = load::Known::load(&tx, &keys, submissions).await?;
     let now = (shared.clock)();
     // A decision that asks for what is not loaded is thrown away with all others, and taken again with it.
     let decided = loop {
-        let decided = decide::all(&known, submissions, now);
+        let decided = decide::all(&known, submissions, shared.hub.observer(), now);
         if decided.missing.is_empty() {
             break decided;
         }
@@ -131,6 +137,10 @@ async fn once(shared: &Shared, submissions: &[Submission]) -> Result<Vec<Result<
     let pos = tail::commit(tx, &shared.channel, &known, &decided, &written).await?;
     shared.told.lock().insert(pos / PLACES);
     shared.hub.publish(decided.seqs(), Some(pos));
+    if let Some(observer) = shared.hub.observer() {
+        let (commands, events, took) = (submissions.len(), decided.events.len(), began.elapsed());
+        observer.committed(Committed { commands, events, took, seen: decided.seen });
+    }
     Ok(decided.answers)
 }
 

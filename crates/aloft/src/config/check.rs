@@ -47,9 +47,26 @@ pub(super) fn check(role: Role, loaded: &Loaded) -> Vec<Problem> {
     if let Err((key, reason, remedy)) = config.database.place(Path::new("unused")) {
         found.add(key, reason, remedy);
     }
+    if let Some(endpoint) = &config.tracing.endpoint
+        && let Err(reason) = collector(endpoint)
+    {
+        found.add("tracing.endpoint", reason, "write it as http://collector:4318");
+    }
+    if config.tracing.sampled > 100 {
+        found.add("tracing.sampled", "is more than all", "choose a number from 0 to 100");
+    }
+    for (key, most) in [("metrics.places", config.metrics.places), ("metrics.tasks", config.metrics.tasks)] {
+        if most > MOST_NAMES {
+            let reason = format!("is more than the {MOST_NAMES} that whoever collects metrics can be asked to take");
+            found.add(key, reason, "choose some hundreds");
+        }
+    }
     retention(&mut found);
     found.problems
 }
+
+/// Most names that a label may have. Each task has five series of twenty buckets.
+const MOST_NAMES: u32 = 10_000;
 
 /// Shortest time that runs are kept: a client that repeats a request which it heard no answer to must find the run that it made.
 /// The SDK gives up after a few minutes.
@@ -114,6 +131,21 @@ fn listen(role: Role, found: &mut Found<'_>) {
     {
         found.add("listen.publicUrl", reason, "write it as https://aloft.example.com");
     }
+}
+
+/// Whether a URL can be that of a collector of traces.
+fn collector(url: &str) -> Result<(), String> {
+    let parsed: http::Uri = url.parse().map_err(|_| "is no URL".to_owned())?;
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err("does not begin with http:// or https://".to_owned());
+    }
+    if parsed.authority().is_none_or(|a| a.host().is_empty()) {
+        return Err("names no host".to_owned());
+    }
+    if parsed.path().trim_end_matches('/').ends_with("/v1/traces") {
+        return Err("is the address of one signal, and /v1/traces is added to it".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether a URL can be that of a server: a scheme, a host, perhaps a port, and nothing else.
@@ -241,6 +273,10 @@ mod tests {
             ("database.url", json!("mysql://x")),
             ("database.connectionPool.maxOpenConnections", json!(0)),
             ("database.connectionPool.maxIdleConnections", json!(21)),
+            ("metrics.tasks", json!(10_001)),
+            ("tracing.endpoint", json!("collector:4318")),
+            ("tracing.endpoint", json!("http://collector:4318/v1/traces")),
+            ("tracing.sampled", json!(101)),
             ("retention.runs", json!("9m59s")),
             ("retention.perProject", json!(["a=1m"])),
             ("retention.perProject", json!(["a=1d", "a=2d"])),

@@ -66,9 +66,11 @@ pub(crate) struct Config {
     pub(crate) debug: Debug,
     pub(crate) drain: Drain,
     pub(crate) logger: Logger,
+    pub(crate) metrics: Metrics,
     pub(crate) database: Database,
     pub(crate) retention: Retention,
     pub(crate) storage: Storage,
+    pub(crate) tracing: Tracing,
     pub(crate) executor: Executor,
 }
 
@@ -127,6 +129,18 @@ pub(crate) struct Logger {
     pub(crate) format: LogFormat,
     /// Whether lines name the place in Aloft's source that they come from.
     pub(crate) show_source: bool,
+}
+
+/// What metrics tell apart. What comes later than so many others is counted as `other`, until the process ends.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Most pairs of a project and a domain that metrics tell apart.
+    #[schemars(range(max = 10_000))]
+    pub(crate) places: u32,
+    /// Most tasks that metrics tell apart.
+    #[schemars(range(max = 10_000))]
+    pub(crate) tasks: u32,
 }
 
 /// Where the database is. Without any of its keys, a SQLite file in the data directory.
@@ -198,6 +212,20 @@ pub(crate) enum Provider {
     Local,
 }
 
+/// Traces for OpenTelemetry. The standard's own variables (`OTEL_...`) say what these keys do not.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Tracing {
+    /// Where traces are sent by OTLP over HTTP, without `/v1/traces`: `http://collector:4318`. By default what
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says; without either nothing is traced.
+    pub(crate) endpoint: Option<String>,
+    /// Whether every run is a trace too, with its actions and their stages, beside every RPC.
+    pub(crate) runs: bool,
+    /// How many of a hundred traces that begin here are kept; those of callers are kept as the caller says.
+    #[schemars(range(min = 0, max = 100))]
+    pub(crate) sampled: u32,
+}
+
 /// How tasks run as processes of this machine.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -244,6 +272,7 @@ impl Config {
                 format: if dev { LogFormat::Text } else { LogFormat::Json },
                 show_source: false,
             },
+            metrics: Metrics { places: 50, tasks: 100 },
             database: Database {
                 url: None,
                 host: None,
@@ -261,6 +290,7 @@ impl Config {
             },
             retention: Retention { runs: Keep::Forever, per_project: Vec::new(), every: Span::seconds(60) },
             storage: Storage { provider: Provider::Local, bucket_name: "aloft-data".to_owned(), path: None },
+            tracing: Tracing { endpoint: None, runs: true, sampled: 100 },
             executor: Executor { python: None, grace: Span::seconds(30), warm_start: true },
         }
     }

@@ -1,15 +1,18 @@
 //! What the process counts and measures: the one place where metrics are declared, and the text that `/metrics` answers.
 //!
-//! To add one: where it is measured ([`rpc`]), a field that is registered by its `new`, and whoever measures is given the
+//! To add one: where it is measured ([`rpc`], [`stages`]), a field that is registered by its `new`, and whoever measures is given the
 //! [`Metrics`]; or, if it is kept anyway and only looked at when it is asked for, a line in a collector ([`process`],
-//! [`control`]). Labels must have few values: never a run's name. Then the line that the test of `docs/observability.md` asks
+//! [`control`], [`live`]). Labels must have few values: never a run's name. Then the line that the test of `docs/observability.md` asks
 //! for.
 //!
 //! `prometheus-client`, the Prometheus project's own crate: typed labels, a registry that is passed as a value.
 
 mod control;
+mod live;
+mod names;
 mod process;
 mod rpc;
+mod stages;
 
 use std::{fmt, time::Instant};
 
@@ -24,12 +27,15 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub(crate) use self::stages::{Counting, Listener, Told, WAITING};
 use crate::config::Role;
 
 /// Everything that is counted.
 pub(crate) struct Metrics {
     registry: Registry,
     rpcs: rpc::Rpcs,
+    stages: stages::Stages,
+    live: live::Live,
     control: control::Late,
 }
 
@@ -51,15 +57,25 @@ impl Metrics {
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION")), ("role", role.name())]).set(1);
         registry.register("aloft_build_info", "The version that runs; always 1", build);
         let rpcs = rpc::Rpcs::new(&mut registry);
+        let stages = stages::Stages::new(&mut registry);
+        let live = live::Live::default();
+        registry.register_collector(Box::new(live.clone()));
         let control = control::Late::default();
         registry.register_collector(Box::new(control::Kept(control.clone())));
         registry.register_collector(Box::new(process::Process { began: Instant::now() }));
-        Self { registry, rpcs, control }
+        Self { registry, rpcs, stages, live, control }
     }
 
     /// From here on there is a control plane to read.
     pub(crate) fn started(&self, control: &Control) {
         let _ = self.control.set(control.clone());
+    }
+
+    /// Reads what is only read when somebody asks.
+    pub(crate) async fn refresh(&self) {
+        if let Some(control) = self.control.get() {
+            self.live.refresh(control).await;
+        }
     }
 
     /// Everything, in the text format of Prometheus.
