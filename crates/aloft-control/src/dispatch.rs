@@ -23,6 +23,9 @@ pub(crate) const GROUPS: usize = 512;
 /// Events of the feed read at a time while looking for revocations.
 const FEED_BATCH: usize = 1000;
 
+/// How old a plan may be when it is carried out. Less than what a store takes a turn away after.
+const MOMENT: Duration = Duration::from_secs(5);
+
 /// Names and values of environment variables.
 type Envs = Vec<(String, String)>;
 
@@ -154,11 +157,12 @@ impl Control {
         worker: &WorkerId,
         max: usize,
     ) -> Result<(Vec<(RunKey, ActionState)>, Option<Duration>), ReportError> {
-        // One grant at a time: what is in flight is counted before and taken after.
+        // One grant at a time in this process, and by its turn in all that share the store.
         let mut place = self.0.dispatch.lock().await;
         let from = place.clone();
         let mut wrapped = from == OfferPlace::default();
         loop {
+            let turn = self.store().dispatch_turn().await.map_err(unavailable)?;
             let now = self.now();
             let part = self.store().offer(now, &place, GROUPS, max).await.map_err(unavailable)?;
             let next = part.next_ready.map(|at| at.since(now));
@@ -166,9 +170,18 @@ impl Control {
             for never in planned.never {
                 self.reject(never).await;
             }
+            if turn.age() > MOMENT {
+                // Another has its turn by now, and may have handed out the same room.
+                tracing::warn!(
+                    "a plan took {:?} and is dropped; is this machine or the database overloaded?",
+                    turn.age()
+                );
+                continue;
+            }
             // All at once, so that they share one commit.
             let grants = planned.grants.into_iter().map(|grant| self.take(worker, grant.run, grant.action));
             let taken: Vec<_> = join_all(grants).await.into_iter().flatten().collect();
+            drop(turn);
             *place = part.next.unwrap_or_default();
             let start = *place == OfferPlace::default();
             wrapped |= start;

@@ -1,8 +1,8 @@
 //! Says of waiting actions which limit holds them back.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use aloft_core::{Command, Held, plan};
+use aloft_core::{ActionName, Command, Held, RunKey, plan};
 use aloft_store::{OfferPlace, StoreError, Submission};
 use futures::future::join_all;
 
@@ -18,6 +18,10 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Most actions of one group of which it is said in one round. The rest follows in the next, a patience later.
 const EACH: usize = 100;
+
+/// Of which waiting actions it was said what holds them back, with what was said. It spares the store a command for each in
+/// every round; a server that does not know says it again, which changes nothing.
+pub(crate) type Said = HashMap<(RunKey, ActionName), String>;
 
 impl Control {
     /// Marks actions that limits hold back as waiting for resources, with the reason.
@@ -48,23 +52,39 @@ impl Control {
     pub async fn hold_once(&self) -> Result<(), StoreError> {
         let now = self.now();
         let mut place = OfferPlace::default();
-        loop {
-            let part = self.store().offer(now, &place, GROUPS, EACH).await?;
-            // With every slot free only limits hold anything back.
-            let held = plan(part.offer, usize::MAX).held;
-            let silent = held.into_iter().filter(|h| !h.candidate.shown && now.since(h.candidate.ready_at) >= PATIENCE);
-            join_all(silent.map(|h| self.hold(h))).await;
-            match part.next {
-                Some(next) => place = next,
-                None => return Ok(()),
+        let said = std::mem::take(&mut *self.0.held.lock());
+        let mut still = HashMap::new();
+        let mut parts = async || {
+            loop {
+                let part = self.store().offer(now, &place, GROUPS, EACH).await?;
+                // With every slot free only limits hold anything back.
+                let held = plan(part.offer, usize::MAX).held;
+                let held = held.into_iter().filter(|h| now.since(h.candidate.ready_at) >= PATIENCE);
+                still.extend(join_all(held.map(|h| self.hold(h, &said))).await.into_iter().flatten());
+                match part.next {
+                    Some(next) => place = next,
+                    None => return Ok(()),
+                }
             }
-        }
+        };
+        let done = parts().await;
+        *self.0.held.lock() = still;
+        done
     }
 
-    async fn hold(&self, held: Held) {
-        let command = Command::Hold { action: held.candidate.action.clone(), reason: held.reason };
-        if let Err(error) = self.store().submit(Submission::new(held.run.clone(), command)).await {
-            tracing::debug!(%error, run = %held.run, action = %held.candidate.action, "cannot say that an action is held back");
+    /// Says what holds an action back, unless that was `said` before. What is known to be said afterwards.
+    async fn hold(&self, held: Held, said: &Said) -> Option<((RunKey, ActionName), String)> {
+        let key = (held.run, held.candidate.action);
+        if said.get(&key).is_some_and(|reason| *reason == held.reason) {
+            return Some((key, held.reason));
+        }
+        let command = Command::Hold { action: key.1.clone(), reason: held.reason.clone() };
+        match self.store().submit(Submission::new(key.0.clone(), command)).await {
+            Ok(_) => Some((key, held.reason)),
+            Err(error) => {
+                tracing::debug!(%error, run = %key.0, action = %key.1, "cannot say that an action is held back");
+                None
+            }
         }
     }
 }

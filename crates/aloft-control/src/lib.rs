@@ -102,6 +102,8 @@ struct Inner {
     told: Mutex<HashMap<WorkerId, u64>>,
     work: Work,
     meter: OnceLock<Arc<dyn Meter>>,
+    /// Of which waiting actions it was said what holds them back.
+    held: Mutex<hold::Said>,
 }
 
 impl Control {
@@ -116,7 +118,6 @@ impl Control {
         callback_key: [u8; 32],
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
-        let told = Mutex::default();
         Self(Arc::new(Inner {
             store,
             data,
@@ -125,9 +126,10 @@ impl Control {
             stopping,
             dispatch,
             callback_key,
-            told,
+            told: Mutex::default(),
             work: Work::default(),
             meter: OnceLock::new(),
+            held: Mutex::default(),
         }))
     }
 
@@ -182,8 +184,30 @@ impl Control {
         self.store().census().await
     }
 
-    /// Runs the reconcilers until the control plane stops.
+    /// Runs the reconcilers until the control plane stops, whenever it is this one's turn among those that share the store.
     pub async fn run(&self) {
+        while !self.stopping().is_cancelled() {
+            let lead = tokio::select! {
+                () = self.stopping().cancelled() => return,
+                lead = self.store().lead() => lead,
+            };
+            match lead {
+                Ok(mut turn) => {
+                    tracing::debug!("this control plane reconciles from here on");
+                    tokio::select! {
+                        () = self.reconcile() => {}
+                        () = turn.lost() => tracing::warn!("another control plane may reconcile from here on"),
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask for the turn to reconcile");
+                    self.pause(reconcile::TROUBLE).await;
+                }
+            }
+        }
+    }
+
+    async fn reconcile(&self) {
         tokio::join!(
             self.settle_loop(),
             self.limits_loop(),

@@ -53,8 +53,6 @@ pub struct Candidate {
     pub ready_at: Time,
     /// What it asks for.
     pub asks: Asks,
-    /// Whether it is shown as waiting for resources already.
-    pub shown: bool,
     /// Whether it counts against limits once it is handed out: a parent that is tried again does not while what it started
     /// has not ended.
     pub counts: bool,
@@ -177,18 +175,20 @@ fn refuse_impossible(offer: &mut Offer, plan: &mut Plan) {
     }
 }
 
-/// Grants what counts against no limit, and takes it out: it waits for nothing but a slot, whatever stands before it.
+/// Grants what counts against no limit, and takes it out: it waits for nothing but a slot, whatever stands before it. What
+/// would start a run stays in line, for that is limited too.
 fn grant_parents(offer: &mut Offer, slots: usize, plan: &mut Plan) {
     let mut parents = Vec::new();
     for group in &mut offer.groups {
         let priority = offer.queues[group.queue].spec.priority;
-        let run = &offer.runs[group.run].run;
+        let run = &offer.runs[group.run];
         group.candidates.retain(|c| {
-            if !c.counts {
-                let grant = Grant { run: run.clone(), action: c.action.clone() };
+            let in_line = c.counts || (c.action.is_root() && !run.started);
+            if !in_line {
+                let grant = Grant { run: run.run.clone(), action: c.action.clone() };
                 parents.push((std::cmp::Reverse(priority), c.ready_at, grant));
             }
-            c.counts
+            in_line
         });
     }
     parents.sort_by_key(|(priority, ready_at, _)| (*priority, *ready_at));

@@ -537,6 +537,29 @@ fn a_dead_holder_is_replaced() {
 }
 
 #[test]
+fn each_reason_for_which_an_attempt_waits_is_said_once() {
+    let mut world = World::default();
+    started(&mut world, 0);
+    let t = Time::from_micros(1);
+    for n in 1..=2 {
+        world.submit(&enqueue(n, 0, cached(true, false)), t).unwrap();
+        lookup(&mut world, n, Seen::Nothing, 1).unwrap();
+    }
+    let hold = |reason: &str| Command::Hold { action: name(2), reason: reason.into() };
+    assert_eq!(world.submit(&hold("full"), t), Ok(Reply::Unchanged), "it waits for the other, not for room");
+    world.submit(&Command::Abort { action: name(1), by: EndedBy::asked("me", "no") }, t).unwrap();
+    lookup(&mut world, 2, Seen::Nothing, 2).unwrap();
+    let t = Time::from_micros(3);
+    for (reason, reply) in
+        [("full", Reply::Done), ("full", Reply::Unchanged), ("other", Reply::Done), ("full", Reply::Unchanged)]
+    {
+        assert_eq!(world.submit(&hold(reason), t), Ok(reply), "{reason}");
+    }
+    let said: Vec<_> = world.states[&name(2)].attempts[0].transitions[2..].iter().map(|t| t.reason.as_str()).collect();
+    assert_eq!(said, ["full", "other"]);
+}
+
+#[test]
 fn overwriting_computes_and_replaces() {
     let mut world = World::default();
     started(&mut world, 0);

@@ -160,8 +160,17 @@ pub(crate) fn hear(
     next_by: Option<Time>,
     below: &EndedBelow,
 ) -> Option<()> {
+    let current = state.attempts.last().map(|a| a.number);
     let tracking = state.tracking.as_mut()?;
-    tracking.heard = Some(Heard { version: report.version, phase: report.step.phase() });
+    let heard = Heard { version: report.version, phase: report.step.phase() };
+    tracking.heard = Some(match tracking.heard.filter(|_| current == Some(report.attempt)) {
+        None => heard,
+        // A later report may only bring outputs, of a phase that was passed.
+        Some(before) => Heard {
+            version: before.version.max(heard.version),
+            phase: if heard.phase.rank() < before.phase.rank() { before.phase } else { heard.phase },
+        },
+    });
     tracking.next_by = next_by;
     reach(state, report);
     if report.cache != CacheStatus::Disabled {

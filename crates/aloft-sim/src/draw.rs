@@ -130,7 +130,7 @@ fn recovered() -> impl Strategy<Value = Vec<Step>> {
     let name = (0u8..2, any::<bool>(), worker());
     let full = QueueSpec { depth: Some(0), ..QueueSpec::default() };
     let shut = prop_oneof![1 => Just(Change::Update(full)), 1 => Just(Change::Drain)];
-    (0u8..2, 1u8..5, kind, place(), name, work(), forced(), option::weighted(0.25, shut)).prop_map(
+    (0u8..2, 1u8..5, kind, place(), name, work(), forced(), option::weighted(0.5, shut)).prop_map(
         |(run, action, kind, place, (name, forces, worker), work, mut forced, shut)| {
             if forces {
                 forced.push(action);
@@ -188,8 +188,22 @@ fn phrase_of_clients() -> impl Strategy<Value = Vec<Step>> {
     prop_oneof![
         14 => step_of_clients().prop_map(|step| vec![step]),
         1 => (pause(), signal()).prop_map(|(pause, signal)| vec![pause, Step::Do(signal)]),
-        2 => made_again(),
+        3 => made_again(),
+        1 => crowded(),
     ]
+}
+
+/// A queue that takes little is asked for more than that.
+fn crowded() -> impl Strategy<Value = Vec<Step>> {
+    (0u8..2, 1u8..3, 0u8..2).prop_map(|(run, action, depth)| {
+        let spec = QueueSpec { depth: Some(depth), ..QueueSpec::default() };
+        let kind = || Kind::Task(Work { task: 0, input: 2, policy: Policy::default() });
+        let enqueue = |action| Command::Enqueue { run, action, parent: 0, kind: kind(), old: false, queue: Some(0) };
+        let change = Change::Create(spec);
+        [Command::Queue { queue: 0, change }, enqueue(action), enqueue(action + 1), enqueue(action + 2)]
+            .map(Step::Do)
+            .to_vec()
+    })
 }
 
 /// A run that ends at once, and the same once more: found in the cache or recovered. Sometimes somebody was asked in the

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use aloft_core::{
-    Asks, Candidate, Group, Lane, Load, Offer, Phase, QueueLimits, QueueSpec, ResourceCaps, RunKey, Scope, Time,
-    WaitingRun,
+    Asks, Candidate, Group, Lane, Load, Offer, QueueLimits, QueueSpec, ResourceCaps, RunKey, Scope, Time, WaitingRun,
 };
 use aloft_store::{Census, OfferPlace, Offered, ProjectLimits, Queue, QueueLoad, StoreError};
 use tokio_postgres::Row;
@@ -57,7 +56,7 @@ pub(crate) async fn offer(
     let each = (each.saturating_mul(4) / found.len().max(1)).clamp(HEADS.min(each), each);
     let (runs, queues): (Vec<i64>, Vec<&str>) = found.iter().map(|g| (g.run, g.queue.as_str())).unzip();
     // A parent that is tried again while its children go on counts against no limit, so it does not wait in line.
-    let sql = "SELECT k.n, c.name, c.ready_at, c.asks_memory, c.asks_cpu, c.asks_gpu, c.phase, c.open_children
+    let sql = "SELECT k.n, c.name, c.ready_at, c.asks_memory, c.asks_cpu, c.asks_gpu, c.open_children
                FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY k (run_id, queue, n)
                CROSS JOIN LATERAL (
                    (SELECT * FROM live
@@ -77,8 +76,7 @@ pub(crate) async fn offer(
                 action: action_name(row, 1)?,
                 ready_at: time(row, 2),
                 asks: Asks { memory: number(row, 3), cpu: number(row, 4), gpu: number(row, 5) },
-                shown: row.get::<_, i64>(6) != i64::from(Phase::Queued.number()),
-                counts: row.get::<_, i64>(7) == 0,
+                counts: row.get::<_, i64>(6) == 0,
             };
             Ok((usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0), candidate))
         })

@@ -21,6 +21,7 @@ mod read;
 mod records;
 mod rows;
 mod schema;
+mod turn;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +35,7 @@ use aloft_store::{
     Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, Observer,
     OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
     RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
-    SubmitError, TaskId, TaskList, Which, sql::Next,
+    SubmitError, TaskId, TaskList, Turn, Which, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -46,6 +47,7 @@ use tokio_postgres::Config;
 use self::{
     batch::Job,
     cache::Place,
+    connect::Connector,
     error::{from_pool, from_postgres},
     read::Reader,
 };
@@ -111,6 +113,7 @@ impl Drop for Shared {
 /// What everything of one store shares.
 struct Shared {
     pool: Pool,
+    connect: Connector,
     hub: Hub,
     clock: Clock,
     /// The channel of notifications.
@@ -214,6 +217,7 @@ impl PostgresStore {
         let places = batch::PLACES;
         let shared = Arc::new(Shared {
             pool,
+            connect: connect.clone(),
             hub: Hub::new(pos * places + (places - 1)),
             clock,
             channel: format!("aloft.{schema}"),
@@ -623,5 +627,13 @@ impl Store for PostgresStore {
 
     async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {
         prune::step(&self.shared, retention, now, most).await
+    }
+
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
+        turn::dispatch(self.shared.pool.clone(), self.shared.channel.clone()).await
+    }
+
+    async fn lead(&self) -> Result<Turn, StoreError> {
+        turn::lead(self.shared.connect.clone(), self.shared.channel.clone()).await
     }
 }

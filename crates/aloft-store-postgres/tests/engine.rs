@@ -352,3 +352,63 @@ async fn an_address_that_leads_nowhere_is_said_without_its_password() {
         assert!(error.contains("database") && !error.contains("hunter2"), "{error}");
     }
 }
+
+/// How long a turn may take to come to another.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it comes soon")
+}
+
+async fn not_yet<T>(what: impl Future<Output = T>) {
+    assert!(tokio::time::timeout(Duration::from_millis(1500), what).await.is_err(), "another has the turn");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_hands_out_work_at_a_time() {
+    let server = shared();
+    let url = server.empty().await;
+    let (one, other) = (open(&url).await, open(&url).await);
+    let elsewhere = open(&server.empty().await).await;
+    let turn = one.dispatch_turn().await.unwrap();
+    soon(elsewhere.dispatch_turn()).await.unwrap();
+    // Who asks and goes away is not in the way of others later.
+    not_yet(other.dispatch_turn()).await;
+    drop(turn);
+    drop(soon(other.dispatch_turn()).await.unwrap());
+    drop(soon(one.dispatch_turn()).await.unwrap());
+    // Many at once, each for a moment.
+    let (taken, stores) = (Arc::new(AtomicI64::new(0)), [one, other]);
+    let turns = (0..40).map(|n| {
+        let (store, taken) = (stores[n % 2].clone(), Arc::clone(&taken));
+        async move {
+            let _turn = store.dispatch_turn().await.unwrap();
+            assert_eq!(taken.fetch_add(1, Ordering::SeqCst), 0, "two have the turn");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            taken.fetch_sub(1, Ordering::SeqCst);
+        }
+    });
+    // More than a store has connections: they wait for one.
+    soon(futures::future::join_all(turns)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_reconciles_at_a_time() {
+    let server = shared();
+    let url = server.empty().await;
+    let (one, other) = (open(&url).await, open(&url).await);
+    let mut turn = soon(one.lead()).await.unwrap();
+    not_yet(other.lead()).await;
+    not_yet(turn.lost()).await;
+    // Its connection is lost, as when it was killed or stands still: another goes on, and it hears of it.
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let leaders = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l
+                   WHERE l.locktype = 'advisory' AND l.objid = 2
+                     AND l.classid = (hashtext('aloft.' || current_schema())::bigint & 4294967295)::oid";
+    assert_eq!(client.query(leaders, &[]).await.unwrap().len(), 1);
+    let led = soon(other.lead()).await.unwrap();
+    soon(turn.lost()).await;
+    drop(led);
+    soon(one.lead()).await.unwrap();
+}

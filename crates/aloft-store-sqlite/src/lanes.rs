@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use aloft_core::{
-    ActionName, Asks, Candidate, EndedBelow, Group, Lane, Load, Offer, Phase, QueueLimits, QueueRoom, QueueSpec,
-    QueueState, ResourceCaps, RunKey, Scope, Time, WaitingRun,
+    ActionName, Asks, Candidate, EndedBelow, Group, Lane, Load, Offer, QueueLimits, QueueRoom, QueueSpec, QueueState,
+    ResourceCaps, RunKey, Scope, Time, WaitingRun,
 };
 use aloft_store::{OfferPlace, Offered};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -102,7 +102,7 @@ fn ready(
     limit: usize,
 ) -> Result<Vec<Candidate>> {
     let sql = format!(
-        "SELECT name, ready_at, asks_memory, asks_cpu, asks_gpu, phase, open_children FROM actions INDEXED BY {index}
+        "SELECT name, ready_at, asks_memory, asks_cpu, asks_gpu, open_children FROM actions INDEXED BY {index}
          WHERE run_id = ?1 AND queue = ?2 AND ready_at IS NOT NULL AND ready_at <= ?3 AND {which}
          ORDER BY ready_at, depth DESC LIMIT ?4"
     );
@@ -112,8 +112,7 @@ fn ready(
             action: action_name(row, 0)?,
             ready_at: Time::from_micros(get(row, 1)?),
             asks: Asks { memory: amount(2)?, cpu: amount(3)?, gpu: amount(4)? },
-            shown: get::<i32>(row, 5)? != Phase::Queued.number(),
-            counts: amount(6)? == 0,
+            counts: amount(5)? == 0,
         })
     })
 }

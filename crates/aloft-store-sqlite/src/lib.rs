@@ -33,7 +33,7 @@ use aloft_store::{
     Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, Observer,
     OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
     RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
-    SubmitError, TaskId, TaskList, Walk, Which, sql::Next,
+    SubmitError, TaskId, TaskList, Turn, Walk, Which, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -566,6 +566,14 @@ impl Store for SqliteStore {
         .await?;
         let pruned = *pruned.lock();
         Ok(pruned)
+    }
+
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
+        Ok(Turn::of_one())
+    }
+
+    async fn lead(&self) -> Result<Turn, StoreError> {
+        Ok(Turn::of_one())
     }
 }
 

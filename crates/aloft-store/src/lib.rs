@@ -13,6 +13,7 @@ mod records;
 mod retention;
 mod runs;
 pub mod sql;
+mod turn;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,6 +35,7 @@ pub use records::{
 };
 pub use retention::{DAY, OPEN_DAYS, Pruned, Retention, Walk, day, shared_blob};
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
+pub use turn::Turn;
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -378,6 +380,14 @@ pub trait Store: Send + Sync + 'static {
     /// A run is given up only if it has ended, all its actions have by their own record, and no live run was made from it.
     /// From that commit on it does not exist, and its name is free. Cache entries that it computed stay.
     async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError>;
+
+    /// Waits for the turn to hand out work. What is in flight is counted before and taken after, so of all control planes
+    /// of this store one does that at a time. It is meant for moments: whoever has it for more than some seconds loses it.
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError>;
+
+    /// Waits for the turn to reconcile, which one control plane of this store has at a time, until it passes it on or loses
+    /// it. What reconcilers do is decided again by the core, so that a moment with two of them does no harm.
+    async fn lead(&self) -> Result<Turn, StoreError>;
 }
 
 /// What a list covers. Empty project and domain mean all of the organisation.

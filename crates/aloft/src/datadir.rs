@@ -80,39 +80,75 @@ impl DataDir {
         self.write("port", format!("{port}\n").as_bytes(), 0o600)
     }
 
-    /// The secret that credentials are derived from; made once.
-    pub(crate) fn master_secret(&self) -> Result<[u8; 32], Exit> {
-        let path = self.join("master.key");
-        match fs::read(&path) {
-            Ok(bytes) => bytes.try_into().map_err(|_| {
+    /// The secret that credentials are derived from; made once. It is in the data directory unless `elsewhere` says where,
+    /// for servers that share it.
+    pub(crate) fn master_secret(&self, elsewhere: Option<&Path>) -> Result<[u8; 32], Exit> {
+        let path = elsewhere.map_or_else(|| self.join("master.key"), Path::to_owned);
+        let read = || match fs::read(&path) {
+            Ok(bytes) => bytes.try_into().map(Some).map_err(|_| {
                 Exit::new(Kind::DataDir, format!("{} is not 32 bytes long; restore it from a backup", path.display()))
             }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let secret: [u8; 32] = rand::random();
-                self.write("master.key", &secret, 0o600)?;
-                Ok(secret)
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(on_disk(&format!("cannot read {}", path.display()), &e)),
+        };
+        if let Some(secret) = read()? {
+            return Ok(secret);
         }
+        let made: [u8; 32] = rand::random();
+        put(&path, &made, 0o600, Put::Once).map_err(|e| on_disk(&format!("cannot write {}", path.display()), &e))?;
+        // Of several that begin at once, one made it.
+        read()?.ok_or_else(|| Exit::new(Kind::DataDir, format!("{} was removed as it was made", path.display())))
+    }
+
+    /// The name that the worker of this directory takes leases by. A directory goes on under the one it began with; those
+    /// of the time before names were chosen all began with `dev`.
+    pub(crate) fn worker_name(&self) -> Result<String, Exit> {
+        let path = self.join("worker");
+        match fs::read_to_string(&path) {
+            Ok(name) => return Ok(name.trim().to_owned()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(on_disk(&format!("cannot read {}", path.display()), &e)),
+        }
+        let name =
+            if self.join("attempts").exists() { "dev".to_owned() } else { format!("w-{:016x}", rand::random::<u64>()) };
+        self.write("worker", format!("{name}\n").as_bytes(), 0o600)?;
+        Ok(name)
     }
 
     /// Replaces a small file, all or nothing.
     pub(crate) fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<(), Exit> {
-        let (path, next) = (self.join(name), self.join(&format!("{name}.next")));
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&next)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            fs::rename(&next, &path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|e| on_disk(&format!("cannot write {}", path.display()), &e))
+        let path = self.join(name);
+        put(&path, content, mode, Put::Always).map_err(|e| on_disk(&format!("cannot write {}", path.display()), &e))
     }
 
     /// Removes a small file, if it is there.
     pub(crate) fn remove(&self, name: &str) {
         let _ = fs::remove_file(self.join(name));
     }
+}
+
+/// Whether a file that is there is replaced or stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Put {
+    Always,
+    Once,
+}
+
+/// Puts a small file in its place, all or nothing.
+fn put(path: &Path, content: &[u8], mode: u32, how: Put) -> io::Result<()> {
+    let next = path.with_added_extension(format!("{}.next", std::process::id()));
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&next)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    match how {
+        Put::Always => fs::rename(&next, path)?,
+        Put::Once => {
+            let linked = fs::hard_link(&next, path);
+            fs::remove_file(&next)?;
+            linked.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })?;
+        }
+    }
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// What to tell about a failed operation on a file of the data directory.
@@ -155,6 +191,23 @@ fn lock(mut file: File) -> Result<Flock<File>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_and_names_are_made_once() {
+        let dirs = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
+        let [one, other] = dirs.each_ref().map(|dir| DataDir::open(dir.path()).expect("it is free"));
+        let secret = |dir: &DataDir, path| dir.master_secret(path).expect("a secret");
+        assert_eq!(secret(&one, None), secret(&one, None));
+        assert_ne!(secret(&one, None), secret(&other, None));
+        let shared = one.join("shared.key");
+        assert_eq!(secret(&one, Some(&shared)), secret(&other, Some(&shared)));
+        let name = |dir: &DataDir| dir.worker_name().expect("a name");
+        assert_eq!(name(&one), name(&one));
+        assert_ne!(name(&one), name(&other));
+        let old = tempfile::tempdir().expect("a directory");
+        fs::create_dir(old.path().join("attempts")).expect("a directory");
+        assert_eq!(name(&DataDir::open(old.path()).expect("it is free")), "dev");
+    }
 
     #[test]
     fn a_lock_of_a_process_that_is_gone_is_waited_for_and_no_other() {

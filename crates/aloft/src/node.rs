@@ -103,7 +103,9 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
         .place(&dir.join("aloft.db"))
         .map_err(|(key, reason, remedy)| Exit::new(Kind::Config, format!("{key}: {reason}; {remedy}")))?;
     let opened = open_store(&place, &dir).await?;
-    let secret = dir.master_secret()?;
+    let key_path = config.master_key_path(variable).map_err(in_dir)?;
+    let secret = dir.master_secret(key_path.as_deref())?;
+    let worker_name = dir.worker_name()?;
     let objects_dir = config.storage_path(dir.path(), variable).map_err(in_dir)?;
     let objects = Objects::local(&objects_dir, &config.storage.bucket_name, &public_url, Keys::new(secret))
         .map_err(|e| in_dir(e.to_string()))?;
@@ -130,7 +132,7 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
 
     // From here on there is something to end well.
     let signalled = signals();
-    let worker = start_worker(&control, &objects, dirs, environments, &local, config)?;
+    let worker = start_worker(WorkerId(worker_name), &control, &objects, dirs, environments, &local, config)?;
     let served = Served {
         objects: objects.clone(),
         readiness: readiness.clone(),
@@ -239,6 +241,7 @@ impl AttemptLogs for LocalLogs {
 }
 
 fn start_worker(
+    id: WorkerId,
     control: &Control,
     objects: &Objects,
     dirs: AttemptDirs,
@@ -282,8 +285,7 @@ fn start_worker(
     let native: HashMap<String, Arc<dyn aloft_dataplane::seam::NativeTask>> =
         [(env::BUILD_TASK_TYPE.to_owned(), environments.clone() as Arc<_>)].into();
     Ok(Worker::start(Parts {
-        // The name that leases are kept by: a data directory goes on under the one it began with.
-        id: WorkerId("dev".to_owned()),
+        id,
         control: Arc::new(control.clone()),
         executor,
         environments,

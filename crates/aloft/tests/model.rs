@@ -42,7 +42,7 @@ fn three_hundred_sequences_over_the_port_break_no_rule() {
     match search::many(Some(binary), 0, count, search::cores(), |_| ()) {
         // A few do not reach everything.
         Ok(_) if count < SEQUENCES => {}
-        Ok(reached) => REACHED.iter().for_each(|what| assert!(reached.of(what) > 10, "hardly a {what}:\n{reached}")),
+        Ok(reached) => REACHED.iter().for_each(|what| assert!(reached.of(what) > 3, "hardly a {what}:\n{reached}")),
         Err(failure) => panic!("{failure}"),
     }
 }

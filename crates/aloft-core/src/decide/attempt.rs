@@ -2,8 +2,8 @@
 
 use super::{Decision, View, ended_ancestor, find};
 use crate::{
-    ActionName, ActionState, AttemptOutcome, EndedBelow, ErrorKind, Event, Lease, LeaseToken, OutputRefs, Phase,
-    Progress, Refusal, TaskError, Time, TimeLimit, retry,
+    ActionName, ActionState, Attempt, AttemptOutcome, EndedBelow, ErrorKind, Event, Lease, LeaseToken, OutputRefs,
+    Phase, Progress, Refusal, TaskError, Time, TimeLimit, retry,
 };
 
 pub(super) fn take(view: &dyn View, name: &ActionName, lease: &Lease, now: Time) -> Result<Decision, Refusal> {
@@ -116,8 +116,11 @@ fn below(view: &dyn View, name: &ActionName, retried: bool) -> EndedBelow {
 
 pub(super) fn hold(view: &dyn View, name: &ActionName, reason: &str, now: Time) -> Result<Decision, Refusal> {
     let state = find(view, name)?;
-    let attempt = state.current().filter(|a| a.phase == Phase::Queued && state.ready_at().is_some_and(|at| at <= now));
-    let Some(attempt) = attempt.filter(|_| ended_ancestor(view, state).is_none()) else {
+    let waits = |a: &&Attempt| matches!(a.phase, Phase::Queued | Phase::WaitingForResources);
+    let attempt = state.current().filter(waits).filter(|_| state.ready_at().is_some_and(|at| at <= now));
+    let attempt = attempt.filter(|_| ended_ancestor(view, state).is_none());
+    // Each reason is said once: of two limits that hold an attempt in turn, nobody wants to hear without end.
+    let Some(attempt) = attempt.filter(|a| a.transitions.iter().all(|t| t.reason != reason)) else {
         return Ok(Decision::unchanged());
     };
     Ok(Decision::one(Event::Progressed {

@@ -12,7 +12,7 @@ fn key(n: usize) -> RunKey {
 fn candidate(n: usize, ready: i64, memory: u64) -> Candidate {
     let action = if n == 0 { ActionName::root() } else { ActionName::new(&format!("x{n}")).unwrap() };
     let asks = Asks { memory, ..Asks::default() };
-    Candidate { action, ready_at: Time::from_micros(ready), asks, shown: false, counts: true }
+    Candidate { action, ready_at: Time::from_micros(ready), asks, counts: true }
 }
 
 fn lane(name: &str, limits: QueueLimits, priority: Priority, fairness: Fairness) -> Lane {
@@ -243,4 +243,15 @@ fn a_parent_that_is_tried_again_waits_for_no_limit() {
     assert_eq!(planned.grants, [Grant { run: key(0), action: parent.action }]);
     assert_eq!(planned.held.len(), 2, "what counts is held by the limit");
     assert!(plan(offer, 0).grants.is_empty(), "a slot it needs all the same");
+}
+
+#[test]
+fn what_starts_a_run_waits_for_the_limit_of_runs() {
+    let limits = QueueLimits { run_concurrency: Some(0), ..QueueLimits::default() };
+    let queue = lane("queue q", limits, Priority::Medium, Fairness::FirstInFirstOut);
+    let root = Candidate { counts: false, ..candidate(0, 1, 0) };
+    let groups = vec![Group { run: 0, queue: 0, candidates: vec![root] }];
+    let runs = vec![WaitingRun { started: false, ..run(0, None) }];
+    let planned = plan(Offer { runs, queues: vec![queue], places: Vec::new(), groups }, 5);
+    assert_eq!((planned.grants.len(), planned.held.len()), (0, 1));
 }

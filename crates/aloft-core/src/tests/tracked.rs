@@ -380,6 +380,10 @@ fn later_versions_add_what_earlier_ones_did_not_know() {
     assert_eq!(world.submit(&running(2, CacheStatus::Miss, "s3://b/r"), at(7)), Ok(Reply::Done));
     assert_eq!(world.submit(&running(1, CacheStatus::Hit, ""), at(7)), Ok(Reply::Unchanged), "an older one");
     assert_eq!(world.submit(&running(3, CacheStatus::Miss, ""), at(7)), Ok(Reply::Unchanged), "nothing new");
+    let outputs = OutputRefs { report_uri: "s3://b/r".into(), output_uri: "s3://b/early".into() };
+    let late = of(0, TrackedReport { outputs, ..said(1, 3, TrackedStep::Initializing) });
+    assert_eq!(world.submit(&late, at(7)), Ok(Reply::Done), "of a phase that is over, it brings outputs");
+    assert_eq!(world.submit(&running(2, CacheStatus::Hit, ""), at(7)), Ok(Reply::Unchanged), "still an older one");
     let root = &world.states[&name(0)];
     assert_eq!((root.cache.status, root.attempts[0].transitions.len()), (CacheStatus::Miss, 2));
     let outputs = OutputRefs { output_uri: "s3://b/o".into(), ..OutputRefs::default() };

@@ -174,6 +174,15 @@ impl Model {
         let Some(run) = self.runs.get(&id.run) else { return found };
         let Some(queue) = self.queue_of(&id.run, &id.name) else { return found };
         let here = |a: &Action| a.queue.as_deref() == Some(queue);
+        let starting = id.name == ROOT_ACTION && run.waits_to_start(at);
+        let open = match look {
+            Look::Surely => Action::may_be_open,
+            _ => |child: &Action| child.end.is_none(),
+        };
+        // It counts against no limit, so it stands in no line either.
+        if !starting && run.has_children(&id.name, open) {
+            return found;
+        }
         if run.most.is_some_and(|limit| self.count(look, |other, _| *other == id.run, at) >= u64::from(limit)) {
             found.push("max_action_concurrency".to_owned());
         }
@@ -229,12 +238,19 @@ impl Model {
         let mut moved = Vec::new();
         for id in self.waiting(at) {
             let Some(action) = self.runs.get(&id.run).and_then(|run| run.actions.get(&id.name)) else { continue };
-            let Some(attempt) = action.attempts.last().filter(|a| a.phase() == Phase::Queued) else { continue };
+            let Some(attempt) = action.attempts.last() else { continue };
             let long = at.as_micros() - attempt.ready.as_micros() >= PATIENCE;
             let said = told.iter().find(|(told, _)| *told == id).map(|(_, said)| said);
             let surely = long && !self.obstacles(&id, Look::Surely, at).is_empty();
             let may = if long { self.obstacles(&id, Look::Beside, at) } else { Vec::new() };
             lanes::rule_9_what_is_held_back_is_shown(&id, said.is_some(), surely)?;
+            if attempt.phase() != Phase::Queued {
+                // It may have waited for a result before.
+                if let Some(said) = said.filter(|_| surely) {
+                    lanes::rule_9_what_is_held_back_says_by_what(&id, said, &may)?;
+                }
+                continue;
+            }
             lanes::rule_9_nothing_else_is_shown_as_held_back(&id, said.is_some(), !may.is_empty())?;
             if let Some(said) = said {
                 lanes::rule_9_what_is_held_back_says_by_what(&id, said, &may)?;

@@ -57,6 +57,9 @@ pub(crate) struct Config {
     pub(crate) cluster_name: String,
     /// Where everything is kept that has no other place. A leading `~/` is the home directory.
     pub(crate) data_dir: String,
+    /// The file of 32 random bytes that credentials and callbacks are derived from; made if it is not there. By default
+    /// `master.key` in the data directory. Servers that share a database share it.
+    pub(crate) master_key_path: Option<String>,
     /// The domains that an organisation begins with. Later they are created and deleted while Aloft runs.
     pub(crate) domains: Vec<String>,
     /// The projects that are created unless they exist.
@@ -256,6 +259,7 @@ impl Config {
             organization: "local".to_owned(),
             cluster_name: "local".to_owned(),
             data_dir: format!("~/.local/share/aloft/{}", role.name()),
+            master_key_path: None,
             domains: ["development", "staging", "production"].map(str::to_owned).to_vec(),
             projects: vec!["flytesnacks".to_owned()],
             listen: Listen {
@@ -308,6 +312,15 @@ impl Config {
             return Ok(Path::new(&base).join("aloft").join(role.name()));
         }
         expand(&self.data_dir, set)
+    }
+
+    /// Where the master key is, if not in the data directory.
+    ///
+    /// # Errors
+    /// As [`Config::data_path`].
+    pub(crate) fn master_key_path(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<PathBuf>, String> {
+        let set = |name: &str| env(name).filter(|v| !v.is_empty());
+        self.master_key_path.as_ref().map(|path| expand(path, set)).transpose()
     }
 
     /// The directory of users' data.
