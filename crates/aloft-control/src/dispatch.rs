@@ -6,13 +6,12 @@ use aloft_core::{
     ActionName, ActionState, Command, Event, Lease, LeaseToken, Never, Progress, Refusal, Reply, RunKey, WorkerId, plan,
 };
 use aloft_flyteidl2::flyteidl2::task::RunSpec;
-use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, ReportError};
+use aloft_plane::{AttemptId, LeaseRef, LeasedAttempt, ReportError, WORKER_LOST};
 use aloft_store::{OfferPlace, RunRecord, StoreError, Submission, SubmitError, Which};
-use async_trait::async_trait;
 use buffa::Message as _;
 use bytes::Bytes;
-use futures::future::join_all;
-use parking_lot::MutexGuard;
+use futures::future::{join, join_all};
+use tokio::sync::watch;
 
 use crate::{Control, names};
 
@@ -29,20 +28,31 @@ const MOMENT: Duration = Duration::from_secs(5);
 /// Names and values of environment variables.
 type Envs = Vec<(String, String)>;
 
-fn unavailable(error: StoreError) -> ReportError {
+pub(crate) fn unavailable(error: StoreError) -> ReportError {
     ReportError::Unavailable(error.to_string())
 }
 
-#[async_trait]
-impl ControlPlane for Control {
-    async fn lease(&self, worker: &WorkerId, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError> {
+impl Control {
+    /// Up to `max` attempts that are ready, leased to `worker` while `session` is its session. Waits up to `wait` for the
+    /// first, or until `draining`. May be given up: what is under way then is finished, and is the worker's by the record.
+    pub(crate) async fn lease_to(
+        &self,
+        worker: &WorkerId,
+        session: u64,
+        max: usize,
+        wait: Duration,
+        draining: &mut watch::Receiver<bool>,
+    ) -> Result<Vec<LeasedAttempt>, ReportError> {
         let deadline = tokio::time::Instant::now() + wait;
         let mut feed = self.store().feed();
         loop {
             feed.mark_unchanged();
-            let (taken, next) = self.grant(worker, max).await?;
+            let (control, to) = (self.clone(), worker.clone());
+            let granting = tokio::spawn(async move { control.grant_seated(&to, session, max).await });
+            let failed = |e| ReportError::Unavailable(format!("the dispatcher failed, which is a defect: {e}"));
+            let (taken, next) = granting.await.map_err(failed)??;
             if !taken.is_empty() {
-                return self.describe(taken).await;
+                return Ok(taken);
             }
             let until = match next {
                 Some(length) => deadline.min(tokio::time::Instant::now() + length + Duration::from_millis(1)),
@@ -50,6 +60,7 @@ impl ControlPlane for Control {
             };
             tokio::select! {
                 () = self.stopping().cancelled() => return Ok(Vec::new()),
+                _ = draining.wait_for(|draining| *draining) => return Ok(Vec::new()),
                 _ = feed.changed() => {}
                 () = tokio::time::sleep_until(until) => {}
             }
@@ -59,15 +70,14 @@ impl ControlPlane for Control {
         }
     }
 
-    async fn reclaim(&self, worker: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError> {
-        // Taken before the record is read: what ends from here on is told by `revoked`, what has ended is not listed.
-        let told = *self.store().feed().borrow();
+    /// Every attempt that `worker` holds.
+    pub(crate) async fn held(&self, worker: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError> {
         let held = self.store().held_by(worker).await.map_err(unavailable)?;
-        self.told().insert(worker.clone(), told);
         self.describe(held).await
     }
 
-    async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {
+    /// What the holder of a lease saw.
+    pub(crate) async fn take_report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {
         let command = Command::Report {
             action: lease.id.action.clone(),
             attempt: lease.id.attempt,
@@ -84,35 +94,17 @@ impl ControlPlane for Control {
         }
     }
 
-    async fn revoked(&self, worker: &WorkerId) -> Result<Vec<LeaseRef>, ReportError> {
-        let mut feed = self.store().feed();
-        // Goes on where the call before this one ended, so that what happens between two calls is told too.
-        let newest = *feed.borrow();
-        let mut pos = *self.told().entry(worker.clone()).or_insert(newest);
-        loop {
-            feed.mark_unchanged();
-            let (ended, last) = self.ended_after(pos).await?;
-            pos = last;
-            let mut revoked = Vec::new();
-            for (run, action) in ended {
-                let which = Which::One(action);
-                let snapshot = self.store().snapshot(&run, which).await.map_err(unavailable)?;
-                let Some(state) = snapshot.and_then(|s| s.actions.into_iter().next()) else { continue };
-                revoked.extend(ended_leases(&run, &state, worker));
-            }
-            if !revoked.is_empty() {
-                self.told().insert(worker.clone(), pos);
-                return Ok(revoked);
-            }
-            tokio::select! {
-                () = self.stopping().cancelled() => return Ok(Vec::new()),
-                changed = feed.changed() => {
-                    if changed.is_err() {
-                        return Err(ReportError::Unavailable("the store is closing".to_owned()));
-                    }
-                }
-            }
+    /// The leases of `worker` that were ended by another hand after place `pos` of the feed, and its last place.
+    pub(crate) async fn revoked_after(&self, worker: &WorkerId, pos: u64) -> Result<(Vec<LeaseRef>, u64), ReportError> {
+        let (ended, last) = self.ended_after(pos).await?;
+        let mut revoked = Vec::new();
+        for (run, action) in ended {
+            let which = Which::One(action);
+            let snapshot = self.store().snapshot(&run, which).await.map_err(unavailable)?;
+            let Some(state) = snapshot.and_then(|s| s.actions.into_iter().next()) else { continue };
+            revoked.extend(ended_leases(&run, &state, worker));
         }
+        Ok((revoked, last))
     }
 }
 
@@ -128,11 +120,6 @@ fn ended_leases(run: &RunKey, state: &ActionState, worker: &WorkerId) -> Vec<Lea
 }
 
 impl Control {
-    /// Up to which place of the feed each worker has been told what was taken from it. One entry per worker.
-    fn told(&self) -> MutexGuard<'_, HashMap<WorkerId, u64>> {
-        self.0.told.lock()
-    }
-
     /// The actions that were ended by another hand than their worker's after place `pos` of the feed, and its last place.
     async fn ended_after(&self, mut pos: u64) -> Result<(Vec<(RunKey, ActionName)>, u64), ReportError> {
         let mut ended = Vec::new();
@@ -141,14 +128,41 @@ impl Control {
             let full = items.len() == FEED_BATCH;
             for item in items {
                 pos = item.pos;
-                if let Event::Aborted { action, .. } | Event::TimedOut { action, .. } = &item.logged.event {
-                    ended.push((item.run, action.clone()));
+                match item.logged.event {
+                    Event::Aborted { action, .. } | Event::TimedOut { action, .. } => ended.push((item.run, action)),
+                    // Its worker was given up: if it lives, it must hear of it.
+                    Event::Failed { action, system: true, error, .. } if error.code == WORKER_LOST => {
+                        ended.push((item.run, action));
+                    }
+                    _ => {}
                 }
             }
             if !full {
                 return Ok((ended, pos));
             }
         }
+    }
+
+    /// As [`Control::grant`], with what the worker needs to run it. What was leased although `session` is over by now goes back:
+    /// whoever has the worker's name since then was told what it holds without it.
+    async fn grant_seated(
+        &self,
+        worker: &WorkerId,
+        session: u64,
+        max: usize,
+    ) -> Result<(Vec<LeasedAttempt>, Option<Duration>), ReportError> {
+        let (taken, next) = self.grant(worker, max).await?;
+        if taken.is_empty() {
+            return Ok((Vec::new(), next));
+        }
+        let (found, described) = join(self.store().worker(worker), self.describe(taken.clone())).await;
+        let seated = found.map_err(unavailable)?.is_some_and(|r| r.session == session && !r.expired);
+        if !seated {
+            let why = format!("Worker {} connected anew while this attempt was being handed to it.", worker.0);
+            self.requeue(&taken, &why).await.map_err(unavailable)?;
+            return Err(ReportError::Unavailable("the session of this worker is over".to_owned()));
+        }
+        Ok((described?, next))
     }
 
     /// Leases up to `max` waiting actions to `worker`, within all limits; and says how long until the next becomes ready.
@@ -180,8 +194,10 @@ impl Control {
             }
             // All at once, so that they share one commit.
             let grants = planned.grants.into_iter().map(|grant| self.take(worker, grant.run, grant.action));
-            let taken: Vec<_> = join_all(grants).await.into_iter().flatten().collect();
+            let answers = join_all(grants).await;
             drop(turn);
+            let taken: Result<Vec<_>, _> = answers.into_iter().filter_map(Result::transpose).collect();
+            let taken = taken.map_err(unavailable)?;
             *place = part.next.unwrap_or_default();
             let start = *place == OfferPlace::default();
             wrapped |= start;
@@ -198,21 +214,28 @@ impl Control {
         }
     }
 
-    /// Leases one action's waiting attempt; `None` if another was faster or it has ended.
-    async fn take(&self, worker: &WorkerId, run: RunKey, action: ActionName) -> Option<(RunKey, ActionState)> {
+    /// Leases one action's waiting attempt; `None` if another was faster or it has ended. After an error it may be leased all
+    /// the same: only the worker's next `reclaim` tells.
+    async fn take(
+        &self,
+        worker: &WorkerId,
+        run: RunKey,
+        action: ActionName,
+    ) -> Result<Option<(RunKey, ActionState)>, StoreError> {
         let lease = Lease { worker: worker.clone(), token: LeaseToken(names::lease_token()) };
         let command = Command::Lease { action: action.clone(), lease: lease.clone() };
         match self.store().submit(Submission::new(run.clone(), command)).await {
             Ok(Reply::Done) => {}
-            Ok(Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => return None,
-            Err(error) => {
-                tracing::warn!(%error, run = %run, action = %action, "cannot lease an action");
-                return None;
+            Ok(Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => return Ok(None),
+            Err(SubmitError::Refused(refusal)) => {
+                tracing::warn!(%refusal, run = %run, action = %action, "cannot lease an action");
+                return Ok(None);
             }
+            Err(SubmitError::Store(error)) => return Err(error),
         }
-        let snapshot = self.store().snapshot(&run, Which::One(action.clone())).await.ok()??;
-        let state = snapshot.actions.into_iter().next()?;
-        Some((run, state)).filter(|(_, s)| s.live_lease() == Some(&lease))
+        let snapshot = self.store().snapshot(&run, Which::One(action.clone())).await?;
+        let state = snapshot.and_then(|s| s.actions.into_iter().next());
+        Ok(state.filter(|s| s.live_lease() == Some(&lease)).map(|state| (run, state)))
     }
 
     /// Adds to leased actions what a worker needs to run them.
@@ -222,11 +245,11 @@ impl Control {
         let mut described = Vec::with_capacity(held.len());
         for (run, state) in held {
             if !runs.contains_key(&run) {
-                match self.run_with_spec(&run).await {
+                match self.run_with_spec(&run).await? {
                     Ok(found) => drop(runs.insert(run.clone(), found)),
-                    // One run that cannot be read must not stop the others.
-                    Err(error) => {
-                        tracing::error!(%error, run = %run, "an action of this run cannot be handed out");
+                    // One run that is damaged must not stop the others.
+                    Err(reason) => {
+                        tracing::error!(run = %run, "an action of this run cannot be handed out: {reason}");
                         continue;
                     }
                 }
@@ -245,15 +268,18 @@ impl Control {
         Ok(described)
     }
 
-    /// A run, its specification, and the environment variables it has from the settings.
-    async fn run_with_spec(&self, run: &RunKey) -> Result<(RunRecord, RunSpec, Envs), ReportError> {
-        let record = self.store().run(run).await.map_err(unavailable)?;
-        let record = record.ok_or_else(|| ReportError::Unavailable(format!("run {run} is gone")))?;
+    /// A run, its specification, and the environment variables it has from the settings; or why it will never have them.
+    async fn run_with_spec(&self, run: &RunKey) -> Result<Result<(RunRecord, RunSpec, Envs), String>, ReportError> {
+        let Some(record) = self.store().run(run).await.map_err(unavailable)? else {
+            return Ok(Err("the run is gone".to_owned()));
+        };
         let bytes = self.store().blob(&record.info.spec_digest).await.map_err(unavailable)?;
-        let spec = RunSpec::decode_from_slice(&bytes.unwrap_or_default())
-            .map_err(|e| ReportError::Unavailable(format!("the specification of run {run} is damaged: {e}")))?;
+        let spec = match RunSpec::decode_from_slice(&bytes.unwrap_or_default()) {
+            Ok(spec) => spec,
+            Err(error) => return Ok(Err(format!("its specification is damaged: {error}"))),
+        };
         let envs = self.default_envs(run, &spec).await.map_err(unavailable)?;
-        Ok((record, spec, envs))
+        Ok(Ok((record, spec, envs)))
     }
 
     fn describe_one(

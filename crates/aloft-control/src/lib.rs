@@ -15,7 +15,10 @@ mod reconcile;
 mod recover;
 mod retention;
 mod rpc;
+mod seat;
+mod session;
 mod settings;
+mod sweep;
 mod work;
 
 use std::{
@@ -30,12 +33,15 @@ use aloft_plane::DataPlane;
 use aloft_store::{Census, OfferPlace, Project, Retention, Store, StoreError};
 use buffa::Enumeration as _;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use call::callbacks;
 pub use meter::Meter;
 pub use names::check_label;
 pub use rpc::{Limits, router, service};
+pub use seat::{Guest, Seat};
+pub use session::Vigil;
 pub use work::{Done, Reconciler, Work};
 
 /// Where the time of decisions comes from.
@@ -54,6 +60,31 @@ pub struct Settings {
     pub cluster: String,
     /// What becomes of the history.
     pub retention: RetentionSettings,
+    /// How long a worker may not be heard of before what it holds goes to others.
+    pub lease: Duration,
+    /// What workers of other processes prove themselves by.
+    pub worker_token: WorkerToken,
+}
+
+/// The shared token of workers, read at each use; `None` where no such workers are taken. Does not print.
+#[derive(Clone)]
+pub struct WorkerToken(Arc<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl WorkerToken {
+    /// What `read` answers.
+    pub fn new(read: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    fn read(&self) -> Option<String> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for WorkerToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WorkerToken")
+    }
 }
 
 /// What an administrator decides about history.
@@ -81,6 +112,8 @@ impl Settings {
             public_url,
             cluster: "local".to_owned(),
             retention: RetentionSettings::default(),
+            lease: Duration::from_secs(30),
+            worker_token: WorkerToken::new(|| None),
         }
     }
 }
@@ -99,9 +132,10 @@ struct Inner {
     dispatch: tokio::sync::Mutex<OfferPlace>,
     /// What callbacks are signed with.
     callback_key: [u8; 32],
-    told: Mutex<HashMap<WorkerId, u64>>,
     work: Work,
     meter: OnceLock<Arc<dyn Meter>>,
+    /// When each worker was heard of here last, in which session. As many as there are names of workers.
+    heard: Mutex<HashMap<WorkerId, (u64, Instant)>>,
     /// Of which waiting actions it was said what holds them back.
     held: Mutex<hold::Said>,
 }
@@ -126,9 +160,9 @@ impl Control {
             stopping,
             dispatch,
             callback_key,
-            told: Mutex::default(),
             work: Work::default(),
             meter: OnceLock::new(),
+            heard: Mutex::default(),
             held: Mutex::default(),
         }))
     }
@@ -215,6 +249,7 @@ impl Control {
             self.hold_loop(),
             self.call_loop(),
             self.retention_loop(),
+            self.sweep_loop(),
             self.narrate_loop(),
         );
     }

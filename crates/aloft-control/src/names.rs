@@ -32,6 +32,11 @@ pub(crate) fn lease_token() -> u64 {
     rand::rng().random()
 }
 
+/// A new number of a session of a worker. Never 0.
+pub(crate) fn session() -> u64 {
+    rand::rng().random_range(1..=u64::MAX)
+}
+
 /// Longest identifier of a domain, in bytes.
 const MAX_LABEL: usize = 63;
 

@@ -139,8 +139,13 @@ pub fn lease_room(waiting: usize, max_waiting: usize, stalled: bool) -> usize {
     const BEYOND: usize = 64;
     /// A waiting attempt holds its task specification, some 10 KiB: this many hold 200 MiB.
     const LIMIT: usize = 20_000;
+    /// How many times `max_waiting` wait at most. Who chose a small one wants others to have their share.
+    const TIMES: usize = 40;
     match max_waiting.saturating_sub(waiting) {
-        0 if stalled => BEYOND.min(LIMIT.saturating_sub(waiting)),
+        0 if stalled => {
+            let limit = LIMIT.min(max_waiting.saturating_mul(TIMES));
+            BEYOND.min(max_waiting).min(limit.saturating_sub(waiting))
+        }
         room => room,
     }
 }

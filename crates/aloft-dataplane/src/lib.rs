@@ -10,6 +10,7 @@
 //! | [`data`] | users' data over the object store: the [`aloft_plane::DataPlane`] |
 //! | [`env`] | Python environments: found, made, built from images |
 //! | [`inline`] | tasks that need no process, such as sleeping |
+//! | [`link`] | a worker's line to a control plane elsewhere |
 //! | [`logs`] | the log of an attempt, written and followed |
 //! | [`seam`] | what the above needs from the rest: environments, native tasks, results |
 //! | [`target`] | what of a task runs as a process |
@@ -21,6 +22,7 @@ mod clock;
 pub mod data;
 pub mod env;
 pub mod inline;
+pub mod link;
 pub mod logs;
 pub mod needs;
 pub mod process;

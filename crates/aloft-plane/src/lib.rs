@@ -8,10 +8,11 @@
 
 pub mod canonical;
 pub mod quantity;
+pub mod wire;
 
 use std::time::Duration;
 
-use aloft_core::{ActionName, LeaseToken, Phase, Progress, RunKey, Scope, TaskError, Time, WorkerId};
+use aloft_core::{ActionName, LeaseToken, Phase, Progress, RunKey, Scope, TaskError, Time};
 use aloft_flyteidl2::flyteidl2::{
     common::OffloadedInputData,
     dataproxy::{CreateUploadLocationRequest, CreateUploadLocationResponse},
@@ -119,23 +120,34 @@ pub enum ReportError {
     /// The control plane cannot be reached or cannot write: keep running, report again.
     #[error("the control plane is unavailable: {0}")]
     Unavailable(String),
+    /// Another process has taken this worker's name: nothing that runs here is this worker's any more.
+    #[error("{0}")]
+    Displaced(String),
 }
 
-/// What a data plane asks of the control plane.
+/// The code of the error of an attempt whose worker was given up.
+pub const WORKER_LOST: &str = "WorkerLost";
+
+/// What one worker of a data plane asks of the control plane: its line to it.
+///
+/// The worker holds what it was handed under a session, which [`ControlPlane::reclaim`] begins. A session ends when the
+/// control plane has not heard of the worker for the time of a lease: whoever implements this says that the worker lives.
 #[async_trait]
 pub trait ControlPlane: Send + Sync {
-    /// Up to `max` attempts that are ready, leased to `worker`. Waits up to `wait` for the first; empty if none came.
-    async fn lease(&self, worker: &WorkerId, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError>;
+    /// Up to `max` attempts that are ready, leased to this worker. Waits up to `wait` for the first; empty if none came.
+    /// After an error nothing can be leased before the next `reclaim`.
+    async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError>;
 
-    /// Every attempt that `worker` holds by the control plane's record. Asked once after a start or a reconnect: what the
-    /// worker does not know any more it must report as lost, what it runs beyond that it must stop.
-    async fn reclaim(&self, worker: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError>;
+    /// Begins a session, and names every attempt that this worker holds by the control plane's record. Asked after a start
+    /// and after every error of `lease`: what the worker does not know any more it must report as lost, what it runs
+    /// beyond that it must stop, before any of it can be handed out again.
+    async fn reclaim(&self) -> Result<Vec<LeasedAttempt>, ReportError>;
 
     /// What the worker saw of an attempt. Durable when it returns.
     async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError>;
 
-    /// Waits until attempts leased to `worker` have ended by another hand, and names them. They must be stopped.
-    async fn revoked(&self, worker: &WorkerId) -> Result<Vec<LeaseRef>, ReportError>;
+    /// Waits until attempts leased to this worker have ended by another hand, and names them. They must be stopped.
+    async fn revoked(&self) -> Result<Vec<LeaseRef>, ReportError>;
 }
 
 /// Why the data plane did not do what it was asked.

@@ -7,6 +7,7 @@ pub mod door;
 pub mod draw;
 pub mod elsewhere;
 pub mod fault;
+pub mod fleet;
 pub mod host;
 pub mod ids;
 pub mod lanes;

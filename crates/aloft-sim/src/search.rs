@@ -132,7 +132,7 @@ impl Stage {
 }
 
 /// Where databases of a moment lie: in memory if that can be.
-fn scratch() -> PathBuf {
+pub(crate) fn scratch() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     if memory.is_dir() { memory } else { std::env::temp_dir() }
 }

@@ -1,6 +1,7 @@
 //! A real control plane in this process: the router, the store on a file, and time that only the simulation moves.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -8,10 +9,12 @@ use std::{
     },
 };
 
-use aloft_control::{Control, Limits, Settings};
-use aloft_core::Time;
+use aloft_control::{Control, Guest, Limits, Seat, Settings};
+use aloft_core::{Time, WorkerId};
+use aloft_plane::ControlPlane as _;
 use aloft_store::StoreError;
 use aloft_store_sqlite::SqliteStore;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{door::Door, plane::MemoryPlane};
@@ -59,6 +62,8 @@ struct Live {
     control: Control,
     stopping: CancellationToken,
     door: Door,
+    /// The workers' lines to this life of the server.
+    seats: Mutex<HashMap<String, Arc<Seat>>>,
 }
 
 impl Server {
@@ -80,7 +85,7 @@ impl Server {
         let control =
             Control::new(store.clone(), plane.clone(), clock.reader(), settings, stopping.clone(), CALLBACK_KEY);
         let door = Door::Inside(aloft_control::service(aloft_control::router(&control), Limits::default()));
-        Ok(Live { store, control, stopping, door })
+        Ok(Live { store, control, stopping, door, seats: Mutex::default() })
     }
 
     /// Stops and starts again. What was under way in the store is finished first, as it is when a process ends in order;
@@ -105,6 +110,28 @@ impl Server {
     /// What data planes talk to, and the steps of the reconcilers.
     pub fn control(&self) -> &Control {
         &self.live.control
+    }
+
+    /// A worker's line. It takes its seat when it first uses it, and whenever it reclaims.
+    pub async fn seat(&self, worker: &str) -> Arc<Seat> {
+        let seated = self.live.seats.lock().get(worker).cloned();
+        if let Some(seat) = seated {
+            return seat;
+        }
+        let guest = Guest {
+            id: WorkerId(worker.to_owned()),
+            process: 1,
+            known: false,
+            version: String::new(),
+            host: String::new(),
+            attempts: String::new(),
+            draining: false,
+        };
+        let seat = Arc::new(self.live.control.seat(guest));
+        // Whoever needs the answer asks again.
+        let _ = seat.reclaim().await;
+        self.live.seats.lock().insert(worker.to_owned(), seat.clone());
+        seat
     }
 
     /// Where the users' data lies.

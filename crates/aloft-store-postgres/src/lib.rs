@@ -22,6 +22,7 @@ mod records;
 mod rows;
 mod schema;
 mod turn;
+mod workers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,10 +33,10 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, Observer,
-    OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
-    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
-    SubmitError, TaskId, TaskList, Turn, Which, sql::Next,
+    AboutWorker, Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged,
+    Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad,
+    Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError,
+    Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -500,6 +501,34 @@ impl Store for PostgresStore {
 
     async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
         read!(self, |db| read::held_by(&db, worker))
+    }
+
+    async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
+        read!(self, |db| workers::held_count(&db, worker))
+    }
+
+    async fn holders(&self) -> Result<Vec<WorkerId>, StoreError> {
+        read!(self, |db| workers::holders(&db))
+    }
+
+    async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRecord>, StoreError> {
+        read!(self, |db| workers::one(&db, id))
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+        read!(self, |db| workers::all(&db))
+    }
+
+    async fn put_worker(&self, record: WorkerRecord, beat: u64) -> Result<bool, StoreError> {
+        write!(self, |tx| workers::put(&tx, &record, beat))
+    }
+
+    async fn beat_worker(&self, id: &WorkerId, session: u64, about: AboutWorker) -> Result<bool, StoreError> {
+        write!(self, |tx| workers::beat(&tx, id, session, &about))
+    }
+
+    async fn drop_worker(&self, id: &WorkerId, beat: u64) -> Result<bool, StoreError> {
+        write!(self, |tx| workers::forget(&tx, id, beat))
     }
 
     async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError> {

@@ -15,10 +15,10 @@ use crate::{
     rows::{amount, clean, decode, encode, number, time},
 };
 
-type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+pub(crate) type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
 
 /// Carries a statement out; `true` if it changed a row.
-async fn write(tx: &Tx, sql: &str, params: Params<'_>) -> Result<bool> {
+pub(crate) async fn write(tx: &Tx, sql: &str, params: Params<'_>) -> Result<bool> {
     let statement = tx.prepare_cached(sql).await.map_err(from_postgres)?;
     Ok(tx.execute(&statement, params).await.map_err(from_postgres)? > 0)
 }

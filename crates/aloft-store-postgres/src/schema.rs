@@ -10,7 +10,8 @@ use crate::error::from_postgres;
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_engine.sql"),
     include_str!("../migrations/0002_parents.sql"),
-    include_str!("../migrations/0003_retention.sql"),
+    include_str!("../migrations/0003_workers.sql"),
+    include_str!("../migrations/0004_retention.sql"),
 ];
 
 /// Held while migrating, so that control planes that start together migrate once. "ALFT", and 1.

@@ -17,6 +17,7 @@ mod prune;
 mod queues;
 mod read;
 mod schema;
+mod workers;
 mod writer;
 
 use std::{
@@ -30,10 +31,10 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged, Observer,
-    OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
-    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
-    SubmitError, TaskId, TaskList, Turn, Walk, Which, sql::Next,
+    AboutWorker, Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub, ListQuery, ListScope, Logged,
+    Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Pruned, Queue, QueueLoad,
+    Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError,
+    Submission, SubmitError, TaskId, TaskList, Turn, Walk, Which, WorkerRecord, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -396,6 +397,38 @@ impl Store for SqliteStore {
     async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
         let worker = worker.clone();
         self.read(move |db| read::held_by(db, &worker)).await
+    }
+
+    async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
+        let worker = worker.clone();
+        self.read(move |db| workers::held_count(db, &worker)).await
+    }
+
+    async fn holders(&self) -> Result<Vec<WorkerId>, StoreError> {
+        self.read(workers::holders).await
+    }
+
+    async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRecord>, StoreError> {
+        let id = id.clone();
+        self.read(move |db| workers::one(db, &id)).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+        self.read(workers::all).await
+    }
+
+    async fn put_worker(&self, record: WorkerRecord, beat: u64) -> Result<bool, StoreError> {
+        self.record(Box::new(move |tx, _| workers::put(tx, &record, beat))).await
+    }
+
+    async fn beat_worker(&self, id: &WorkerId, session: u64, about: AboutWorker) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.record(Box::new(move |tx, _| workers::beat(tx, &id, session, &about))).await
+    }
+
+    async fn drop_worker(&self, id: &WorkerId, beat: u64) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.record(Box::new(move |tx, _| workers::forget(tx, &id, beat))).await
     }
 
     async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError> {

@@ -13,7 +13,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004_queues.sql"),
     include_str!("../migrations/0005_lists.sql"),
     include_str!("../migrations/0006_parents.sql"),
-    include_str!("../migrations/0007_retention.sql"),
+    include_str!("../migrations/0007_workers.sql"),
+    include_str!("../migrations/0008_retention.sql"),
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".

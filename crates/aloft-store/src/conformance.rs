@@ -3,6 +3,7 @@
 
 mod lists;
 mod retention;
+mod workers;
 
 use std::{future::Future, sync::Arc};
 
@@ -19,6 +20,8 @@ use crate::{
     OfferPlace, Project, ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError,
     TaskId, Which,
 };
+
+use self::workers::workers_are_known_by_their_session;
 
 type Handle = Arc<dyn Store>;
 
@@ -41,6 +44,7 @@ where
     commits_are_told_and_what_lives_is_counted(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
     what_is_in_flight_is_counted(make().await).await;
+    workers_are_known_by_their_session(make().await).await;
     a_parent_that_is_tried_again_does_not_wait_in_line(make().await).await;
     results_are_cached_and_computed_once(make().await).await;
     reservations_from_outside_lapse(make().await).await;

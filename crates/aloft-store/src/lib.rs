@@ -14,6 +14,7 @@ mod retention;
 mod runs;
 pub mod sql;
 mod turn;
+mod workers;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -36,6 +37,7 @@ pub use records::{
 pub use retention::{DAY, OPEN_DAYS, Pruned, Retention, Walk, day, shared_blob};
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
 pub use turn::Turn;
+pub use workers::{AboutWorker, MAX_WORKERS, WorkerRecord};
 
 /// Why the store could not do something. Nothing was written unless the sentence says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -282,6 +284,28 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every action with a live lease of `worker`.
     async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError>;
+
+    /// How many live leases a worker has.
+    async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError>;
+
+    /// Every worker that has a live lease, known or not.
+    async fn holders(&self) -> Result<Vec<WorkerId>, StoreError>;
+
+    /// A worker, if it is known.
+    async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRecord>, StoreError>;
+
+    /// Every known worker, by name. At most [`MAX_WORKERS`].
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError>;
+
+    /// Stores a worker in place of its record with the number `beat`, 0 if there is none; `false` if that is not so, or if
+    /// there are [`MAX_WORKERS`] already. The record's own number is not looked at: it becomes the next one.
+    async fn put_worker(&self, record: WorkerRecord, beat: u64) -> Result<bool, StoreError>;
+
+    /// A sign of life: stores what the worker says of itself; `false` if its session is another by now or has expired.
+    async fn beat_worker(&self, id: &WorkerId, session: u64, about: AboutWorker) -> Result<bool, StoreError>;
+
+    /// Forgets a worker whose record has the number `beat`; `false` if it has another.
+    async fn drop_worker(&self, id: &WorkerId, beat: u64) -> Result<bool, StoreError>;
 
     /// Up to `limit` live actions whose parent has ended.
     async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError>;

@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Unreachable = 18,
     /// The configuration cannot be used.
     Config = 19,
+    /// The server does not take this worker.
+    Refused = 20,
 }
 
 impl Exit {

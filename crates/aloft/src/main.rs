@@ -13,6 +13,7 @@ mod http;
 mod listen;
 mod metrics;
 mod node;
+mod operator;
 mod ready;
 mod request;
 mod serve;
@@ -21,6 +22,7 @@ mod store;
 mod telemetry;
 mod tools;
 mod trace;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -40,6 +42,8 @@ enum Command {
     Dev(dev::Args),
     /// Run the control plane.
     Server(server::Args),
+    /// Run a data plane of its own: take work from servers, and run it on this machine.
+    Operator(operator::Args),
     /// Check or show a configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Dev(args) => dev::run(&args),
         Command::Server(args) => server::run(&args),
+        Command::Operator(args) => operator::run(&args),
         Command::Config(command) => command.run(),
         Command::Doctor(args) => doctor::run(&args),
         Command::Create(what) => what.run(),

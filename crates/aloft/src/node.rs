@@ -1,20 +1,12 @@
 //! What `aloft dev` and `aloft server` have in common: a control plane and a data plane in one process, wired by function
 //! calls, from its configuration to its end.
 
-use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use aloft_control::{Control, RetentionSettings, Settings};
+use aloft_control::{Control, Guest, RetentionSettings, Settings, WorkerToken};
 use aloft_core::WorkerId;
-use aloft_dataplane::{
-    data::{self, AttemptLogs, Data},
-    env,
-    logs::Logs,
-    needs::Machine,
-    process::{AttemptDirs, Endpoints, HostEnv, ProcessConfig, ProcessExecutor},
-    worker::{Parts, Worker},
-};
+use aloft_dataplane::{data::Data, env, process::AttemptDirs};
 use aloft_objects::{Keys, Objects};
-use aloft_plane::{AttemptId, LeasedAttempt, LogStream, PlaneError};
 use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::clock,
     config::{Config, Loaded, Role, Source, is_loopback},
-    datadir::{DataDir, on_disk, variable},
+    datadir::{DataDir, variable},
     debug,
     exit::{Exit, Kind},
     gather,
@@ -34,6 +26,7 @@ use crate::{
     store::{open_store, store_exit},
     telemetry::say,
     tools,
+    worker::{self, LocalLogs, Workplace},
 };
 
 /// The domain that the SDK's own configuration names.
@@ -41,9 +34,6 @@ const USUAL_DOMAIN: &str = "development";
 
 /// Where the tasks of the platform itself are deployed (contract, 8.2).
 const SYSTEM_PROJECT: &str = "system";
-
-/// Attempts that wait in this process; the rest wait in the database.
-const MAX_WAITING: usize = 512;
 
 /// How old an unfinished upload is when it is swept, and how often that is looked at.
 const UPLOAD_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -71,12 +61,17 @@ pub(crate) fn run(
     loaded: &Loaded,
     serves: impl FnOnce(&Serving<'_>) -> Result<(), Exit>,
 ) -> Result<(), Exit> {
+    block_on(node(role, loaded, serves))
+}
+
+/// Runs a role to its end.
+pub(crate) fn block_on(role: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Exit::other(format!("cannot start: {e}")))?;
-    let ended = runtime.block_on(node(role, loaded, serves));
+    let ended = runtime.block_on(role);
     // What is left are blocking reads; nothing waits for them.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
@@ -86,9 +81,11 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
     let config = &loaded.config;
     let in_dir = |e: String| Exit::new(Kind::DataDir, e);
     let dir = DataDir::open(&config.data_path(role, variable).map_err(in_dir)?)?;
-    tools::check_tools()?;
     let python = config.executor.python.as_ref().map(Path::new);
-    tools::check_python(python)?;
+    if config.worker.enabled {
+        tools::check_tools()?;
+        tools::check_python(python)?;
+    }
     let readiness = Readiness::default();
     // Before anything that may take long: whoever asks is told that this is starting.
     let debug = DebugPort::open(role, config, &readiness).await?;
@@ -112,7 +109,7 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
     let stopping = CancellationToken::new();
     let environments = Arc::new(env::Envs::new(&dir.join("envs"), python.map(Path::to_owned), objects.clone()));
     let dirs = AttemptDirs::new(dir.path());
-    let logs = Arc::new(LocalLogs(Logs::new(dirs.clone())));
+    let logs = Arc::new(LocalLogs::new(dirs.clone(), Arc::clone(&opened.store)));
     let plane = Arc::new(Data::new(objects.clone(), environments.clone(), logs, Arc::new(clock)));
     let settings = Settings {
         default_org: config.organization.clone(),
@@ -120,6 +117,8 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
         public_url: public_url.clone(),
         cluster: config.cluster_name.clone(),
         retention: RetentionSettings { kept: config.retention.kept(), every: config.retention.every.0 },
+        lease: config.worker.lease.0,
+        worker_token: worker_token(config)?,
     };
     let signed_with = callback_key(&secret);
     let store = Arc::clone(&opened.store);
@@ -132,7 +131,23 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
 
     // From here on there is something to end well.
     let signalled = signals();
-    let worker = start_worker(WorkerId(worker_name), &control, &objects, dirs, environments, &local, config)?;
+    let worker = if config.worker.enabled {
+        let seat = Arc::new(control.seat(Guest {
+            id: WorkerId(worker_name),
+            process: rand::random(),
+            known: false,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: worker::host(),
+            attempts: dir.path().to_string_lossy().into_owned(),
+            draining: false,
+        }));
+        let place =
+            Workplace { config, control: seat.clone(), authority: &local, objects: &objects, dirs, environments };
+        let worker = worker::start(place)?;
+        Some((worker, tokio::spawn(async move { seat.keep_alive().await })))
+    } else {
+        None
+    };
     let served = Served {
         objects: objects.clone(),
         readiness: readiness.clone(),
@@ -166,8 +181,17 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
             () = signals() => {}
         }
     }
-    worker.stop().await;
+    let alive = match worker {
+        Some((worker, alive)) => {
+            worker.stop().await;
+            Some(alive)
+        }
+        None => None,
+    };
     stopping.cancel();
+    if let Some(alive) = alive {
+        let _ = alive.await;
+    }
     for server in servers {
         let _ = server.await;
     }
@@ -181,15 +205,16 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
 }
 
 /// The port of health and metrics, serving.
-struct DebugPort {
-    url: String,
+pub(crate) struct DebugPort {
+    /// Where it is.
+    pub(crate) url: String,
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
     servers: Vec<JoinHandle<()>>,
 }
 
 impl DebugPort {
-    async fn open(role: Role, config: &Config, readiness: &Readiness) -> Result<Option<Self>, Exit> {
+    pub(crate) async fn open(role: Role, config: &Config, readiness: &Readiness) -> Result<Option<Self>, Exit> {
         if !config.debug.enabled {
             return Ok(None);
         }
@@ -205,7 +230,7 @@ impl DebugPort {
         Ok(Some(Self { url, metrics, stopping, servers }))
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         self.stopping.cancel();
         for server in self.servers {
             let _ = server.await;
@@ -230,69 +255,17 @@ fn names(role: Role, config: &Config) -> Names {
     Names { hosts, addresses: role == Role::Server, any: config.listen.names.iter().any(|n| n == "*") }
 }
 
-/// The logs of attempts of this machine.
-struct LocalLogs(Logs);
-
-#[aloft_plane::async_trait]
-impl AttemptLogs for LocalLogs {
-    async fn tail(&self, attempt: &AttemptId) -> Result<LogStream, PlaneError> {
-        self.0.tail(attempt).await
-    }
-}
-
-fn start_worker(
-    id: WorkerId,
-    control: &Control,
-    objects: &Objects,
-    dirs: AttemptDirs,
-    environments: Arc<env::Envs>,
-    local: &str,
-    config: &Config,
-) -> Result<Worker, Exit> {
-    let program = std::env::current_exe().map_err(|e| Exit::other(format!("cannot find my own program: {e}")))?;
-    let store = objects.clone();
-    let credentials = move |attempt: &LeasedAttempt| match data::attempt_credentials(&store, attempt) {
-        Ok(pair) => (pair.access_key_id, pair.secret_access_key),
-        Err(error) => {
-            // The task fails on its first access, with the object store's own words.
-            tracing::error!(%error, attempt = %attempt.lease.id, "no credentials for an attempt");
-            (String::new(), String::new())
-        }
-    };
-    let process = ProcessConfig {
-        dirs,
-        shim: vec![program.to_string_lossy().into_owned(), "shim".to_owned()],
-        endpoints: Endpoints {
-            api: local.to_owned(),
-            s3: format!("http://{local}"),
-            credentials: Arc::new(credentials),
-            export_aws: true,
-        },
-        host: HostEnv::capture(),
-        grace: config.executor.grace.0,
-        warm: config.executor.warm_start,
-    };
-    let executor =
-        ProcessExecutor::new(process).map_err(|e| on_disk("cannot prepare the directories of attempts", &e))?;
-    let executor = Arc::new(executor);
-    let prewarmed = (Arc::clone(&executor), Arc::clone(&environments));
-    tokio::spawn(async move {
-        let (executor, environments) = prewarmed;
-        if let Some(found) = environments.default_if_present().await {
-            executor.prewarm(&found);
-        }
-    });
-    let native: HashMap<String, Arc<dyn aloft_dataplane::seam::NativeTask>> =
-        [(env::BUILD_TASK_TYPE.to_owned(), environments.clone() as Arc<_>)].into();
-    Ok(Worker::start(Parts {
-        id,
-        control: Arc::new(control.clone()),
-        executor,
-        environments,
-        results: Arc::new(objects.clone()),
-        native,
-        machine: Machine::detect(),
-        max_waiting: MAX_WAITING,
+/// What workers of other processes prove themselves by.
+fn worker_token(config: &Config) -> Result<WorkerToken, Exit> {
+    let token = config
+        .worker
+        .token()
+        .map_err(|(key, reason, remedy)| Exit::new(Kind::Config, format!("{key}: {reason}; {remedy}")))?;
+    Ok(WorkerToken::new(move || {
+        let read = token.as_ref()?.read();
+        read.inspect_err(|why| tracing::error!("worker.tokenPath: {why}, so no worker is taken"))
+            .ok()
+            .map(|s| s.expose().to_owned())
     }))
 }
 
@@ -339,7 +312,7 @@ fn raise_file_limit() {
 }
 
 /// Ends with the first Ctrl-C or SIGTERM after this call.
-fn signals() -> impl Future<Output = ()> {
+pub(crate) fn signals() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
     let streams = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
     async move {

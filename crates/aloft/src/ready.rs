@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aloft_dataplane::link::Link;
 use aloft_store::Store;
 use axum::{
     http::{StatusCode, header},
@@ -28,15 +29,26 @@ pub(crate) struct Readiness(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     /// Set once everything is wired.
-    store: OnceLock<Arc<dyn Store>>,
+    stands_on: OnceLock<StandsOn>,
     draining: AtomicBool,
     last: Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+/// What a process needs to do its work.
+enum StandsOn {
+    Store(Arc<dyn Store>),
+    Link(Arc<Link>),
 }
 
 impl Readiness {
     /// Everything is wired, over `store`.
     pub(crate) fn started(&self, store: Arc<dyn Store>) {
-        let _ = self.0.store.set(store);
+        let _ = self.0.stands_on.set(StandsOn::Store(store));
+    }
+
+    /// Everything is wired, over a line to a control plane.
+    pub(crate) fn connected(&self, link: Arc<Link>) {
+        let _ = self.0.stands_on.set(StandsOn::Link(link));
     }
 
     /// The process ends.
@@ -49,7 +61,13 @@ impl Readiness {
         if self.0.draining.load(Ordering::Acquire) {
             return Err("draining".to_owned());
         }
-        let Some(store) = self.0.store.get() else { return Err("starting".to_owned()) };
+        let store = match self.0.stands_on.get() {
+            None => return Err("starting".to_owned()),
+            Some(StandsOn::Link(link)) => {
+                return link.connected().map(drop).ok_or_else(|| "not connected to a control plane".to_owned());
+            }
+            Some(StandsOn::Store(store)) => store,
+        };
         // Those who ask at the same time share one look.
         let mut last = self.0.last.lock().await;
         if let Some((at, answer)) = &*last

@@ -47,6 +47,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
 
+    /// Run no tasks here: operators do. The same as --set worker.enabled=false.
+    #[arg(long)]
+    no_worker: bool,
+
+    /// A file with the token that operators prove themselves by. Without one, none are taken [env:
+    /// ALOFT_WORKER_TOKEN_PATH].
+    #[arg(long, value_name = "PATH")]
+    worker_token_path: Option<PathBuf>,
+
     /// How log lines look [default: json].
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -77,6 +86,8 @@ impl Args {
             flag("--public-url", "listen.publicUrl", self.public_url.clone()),
             flag("--domain", "domains", some(self.domains.clone())),
             flag("--python", "executor.python", path_text(self.python.as_ref())),
+            flag("--no-worker", "worker.enabled", self.no_worker.then_some(false)),
+            flag("--worker-token-path", "worker.tokenPath", path_text(self.worker_token_path.as_ref())),
             flag("--log-format", "logger.format", self.log_format.map(LogFormat::name)),
             flag("--drain-timeout", "drain.timeout", self.drain_timeout.clone()),
             flag("--insecure-no-auth", "auth.insecureNoAuth", self.insecure_no_auth.then_some(true)),

@@ -21,8 +21,9 @@ mod task;
 mod tracked;
 mod translator;
 mod watch;
+mod worker;
 
-use connectrpc::{ConnectRpcService, Response, Router, handler_fn, streaming_handler_fn};
+use connectrpc::{ConnectRpcService, Response, Router, bidi_streaming_handler_fn, handler_fn, streaming_handler_fn};
 
 use crate::Control;
 
@@ -52,6 +53,12 @@ macro_rules! routes {
         })*)*
         router
     }};
+    (@one talk $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
+        $router.route_bidi_stream($service, $method, bidi_streaming_handler_fn(move |ctx, requests| {
+            let control = $control.clone();
+            async move { $path(control, ctx, requests).await.map(Response::new) }
+        }))
+    };
     (@one call $router:ident, $service:expr, $method:literal, $control:ident, $path:path) => {
         $router.route($service, $method, handler_fn(move |_ctx, request| {
             let control = $control.clone();
@@ -200,6 +207,11 @@ pub fn router(control: &Control) -> Router {
             call "UpdateProjectLimits" => limits::update,
             read "GetProjectLimits" => limits::get,
             read "ListProjectLimits" => limits::list,
+        }
+        "WorkerService" {
+            talk "Work" => worker::work,
+            traced "Report" => worker::report,
+            read "ListWorkers" => worker::list,
         }
     )
 }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use aloft_core::{AttemptOutcome, OutputRefs, Phase, Progress, TaskError, WorkerId};
+use aloft_core::{AttemptOutcome, OutputRefs, Phase, Progress, TaskError};
 use aloft_flyteidl2::flyteidl2::task::TaskSpec;
 use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, ReportError};
 use buffa::Message;
@@ -57,9 +57,7 @@ const STALLED: Duration = Duration::from_secs(1);
 
 /// What a worker is made of.
 pub struct Parts {
-    /// Who it is; the same after a restart.
-    pub id: WorkerId,
-    /// Who has the work.
+    /// Its line to who has the work.
     pub control: Arc<dyn ControlPlane>,
     /// Starts processes.
     pub executor: Arc<ProcessExecutor>,
@@ -109,6 +107,7 @@ impl Worker {
             here: HashMap::new(),
             inline: inline::Host::new(parts.clone(), events_send.clone(), stop.clone(), tasks.clone()),
             next_seq: 0,
+            ended: None,
             moved: Instant::now(),
             events: events_send.clone(),
             room: room_send,
@@ -137,6 +136,8 @@ impl Worker {
 }
 
 enum Event {
+    /// It is about to ask what it holds.
+    Reclaiming,
     /// What this worker holds by the control plane's record, after a start or a reconnect.
     Reclaimed(Vec<LeasedAttempt>),
     /// New work. Dropping the sender says that it is counted.
@@ -171,6 +172,9 @@ struct Loop {
     /// Those that need none.
     inline: inline::Host,
     next_seq: u64,
+    /// The attempts whose end was reported since it was asked what this worker holds, while the answer is to come: it may
+    /// still name them.
+    ended: Option<HashSet<AttemptId>>,
     /// When something last started or ended.
     moved: Instant,
     events: mpsc::UnboundedSender<Event>,
@@ -202,14 +206,25 @@ impl Loop {
                         others.into_iter().for_each(|attempt| self.arrive(attempt));
                         counted.push(done);
                     }
-                    Event::Reclaimed(attempts) => {
+                    Event::Reclaiming => self.ended = Some(HashSet::new()),
+                    Event::Reclaimed(mut attempts) => {
+                        let ended = self.ended.take().unwrap_or_default();
+                        attempts.retain(|attempt| !ended.contains(&attempt.lease.id));
                         self.reclaim(attempts);
                         ready = true;
                     }
                     Event::Revoked(leases) => leases.iter().for_each(|lease| self.revoke(&lease.id)),
                     Event::Dead(id) => self.died(&id),
-                    Event::Gone(id) => drop(self.here.remove(&id)),
-                    Event::Inline(event) => inline.push(event),
+                    Event::Gone(id) => {
+                        self.here.remove(&id);
+                        self.note_end(id);
+                    }
+                    Event::Inline(event) => {
+                        if let inline::Event::Gone(id) = &event {
+                            self.note_end(id.clone());
+                        }
+                        inline.push(event);
+                    }
                 }
             }
             self.inline.happened(inline);
@@ -231,6 +246,12 @@ impl Loop {
             }
         }
         (inline, others)
+    }
+
+    fn note_end(&mut self, id: AttemptId) {
+        if let Some(ended) = &mut self.ended {
+            ended.insert(id);
+        }
     }
 
     fn died(&mut self, id: &AttemptId) {
@@ -513,13 +534,14 @@ async fn lease_loop(
     loop {
         let call = async {
             if !in_touch {
-                let held = parts.control.reclaim(&parts.id).await?;
+                events.send(Event::Reclaiming).ok();
+                let held = parts.control.reclaim().await?;
                 events.send(Event::Reclaimed(held)).ok();
                 return Ok(());
             }
             // The sender lives as long as the loop, which is stopped together with this one.
             let max = room.wait_for(|room| *room > 0).await.map_or(0, |room| *room);
-            let leased = parts.control.lease(&parts.id, max.min(LEASE_BATCH), LEASE_WAIT).await?;
+            let leased = parts.control.lease(max.min(LEASE_BATCH), LEASE_WAIT).await?;
             let (done, counted) = oneshot::channel();
             events.send(Event::Leased(leased, done)).ok();
             counted.await.ok();
@@ -536,6 +558,9 @@ async fn lease_loop(
             }
             Err(e) => {
                 in_touch = false;
+                if matches!(e, ReportError::Displaced(_)) {
+                    events.send(Event::Reclaimed(Vec::new())).ok();
+                }
                 wait_out(&e, &mut pause, &stop).await;
             }
         }
@@ -547,7 +572,7 @@ async fn revoked_loop(parts: Arc<Parts>, events: mpsc::UnboundedSender<Event>, s
     let mut pause = PAUSE.0;
     loop {
         let answer = tokio::select! {
-            answer = parts.control.revoked(&parts.id) => answer,
+            answer = parts.control.revoked() => answer,
             () = stop.cancelled() => return,
         };
         match answer {
@@ -562,8 +587,10 @@ async fn revoked_loop(parts: Arc<Parts>, events: mpsc::UnboundedSender<Event>, s
 
 async fn wait_out(error: &ReportError, pause: &mut Duration, stop: &CancellationToken) {
     tracing::warn!("asking the control plane for work failed, trying again: {error}");
+    // Workers that lost the same server do not come back at the same moment.
+    let length = pause.mul_f64(rand::random_range(0.5..1.0));
     tokio::select! {
-        () = tokio::time::sleep(*pause) => {}
+        () = tokio::time::sleep(length) => {}
         () = stop.cancelled() => {}
     }
     *pause = (*pause * 2).min(PAUSE.1);

@@ -118,7 +118,7 @@ pub(super) async fn send(
         }
         match control.report(lease, progress.clone()).await {
             Ok(()) => return Sent::Taken,
-            Err(ReportError::Over) => {
+            Err(ReportError::Over | ReportError::Displaced(_)) => {
                 if let Some(over) = over {
                     over.cancel();
                 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use aloft_core::{AttemptOutcome, ErrorKind, Phase, Progress, TaskError, WorkerId};
+use aloft_core::{AttemptOutcome, ErrorKind, Phase, Progress, TaskError};
 use aloft_dataplane::seam::{Environments, PyEnv, ResultStore};
 use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, PlaneError, ReportError};
 use async_trait::async_trait;
@@ -120,7 +120,7 @@ impl Plane {
 
 #[async_trait]
 impl ControlPlane for Plane {
-    async fn lease(&self, _: &WorkerId, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError> {
+    async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError> {
         assert!(max > 0);
         let deadline = tokio::time::Instant::now() + wait;
         loop {
@@ -143,7 +143,7 @@ impl ControlPlane for Plane {
         }
     }
 
-    async fn reclaim(&self, _: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError> {
+    async fn reclaim(&self) -> Result<Vec<LeasedAttempt>, ReportError> {
         let mut state = self.state.lock();
         self.answer(&mut state, |state| state.held.values().cloned().collect())
     }
@@ -167,7 +167,7 @@ impl ControlPlane for Plane {
         })?
     }
 
-    async fn revoked(&self, _: &WorkerId) -> Result<Vec<LeaseRef>, ReportError> {
+    async fn revoked(&self) -> Result<Vec<LeaseRef>, ReportError> {
         loop {
             let changed = self.changed.notified();
             {

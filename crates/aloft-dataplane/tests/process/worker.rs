@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use aloft_core::{AttemptOutcome, OutputRefs, Progress, WorkerId};
+use aloft_core::{AttemptOutcome, OutputRefs, Progress};
 use aloft_dataplane::{
     logs::{LogSink, Logs},
     needs::Machine,
@@ -82,7 +82,6 @@ impl NativeTask for Counting {
 
 fn worker_with(bench: &Bench, plane: &Arc<Plane>, native: Arc<Counting>, warm: bool) -> Worker {
     Worker::start(Parts {
-        id: WorkerId("w".to_owned()),
         control: plane.clone(),
         executor: Arc::new(bench.executor(warm && sdk().is_some())),
         environments: Arc::new(Always(bench.env.clone())),

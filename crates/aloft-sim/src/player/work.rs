@@ -8,7 +8,7 @@ use std::{
 
 use aloft_core::{
     ActionName, AttemptOutcome, ErrorKind, LeaseToken, OutputRefs, Phase, Progress as CoreProgress, RunKey, Scope,
-    TaskError, WorkerId,
+    TaskError,
 };
 use aloft_plane::{AttemptId, ControlPlane as _, LeaseRef, LeasedAttempt, ReportError};
 use parking_lot::Mutex;
@@ -107,16 +107,16 @@ fn progress(lease: &Lease, progress: &Progress) -> CoreProgress {
 impl Player<'_> {
     pub(super) async fn take(&self, worker: &str, max: usize) -> Check<Answer> {
         let Some(server) = self.host.inside() else { return Ok(Answer::Done(Reply::Leased(Vec::new()))) };
-        let asked = server.control().lease(&WorkerId(worker.to_owned()), max, Duration::ZERO).await;
+        let asked = server.seat(worker).await.lease(max, Duration::ZERO).await;
         let leased = leases::rule_6_a_worker_reaches_the_control_plane(worker, asked)?;
         Ok(Answer::Done(Reply::Leased(leased.iter().map(|l| granted(worker, l)).collect())))
     }
 
     pub(super) async fn report(&self, lease: &Lease, seen: &Progress) -> Check<Answer> {
         let (Some(server), Some(reference)) = (self.host.inside(), lease_ref(lease)) else { return Ok(Answer::Lost) };
-        match server.control().report(&reference, progress(lease, seen)).await {
+        match server.seat(&lease.worker).await.report(&reference, progress(lease, seen)).await {
             Ok(()) => Ok(Answer::Done(Reply::Nothing)),
-            Err(ReportError::Over) => {
+            Err(ReportError::Over | ReportError::Displaced(_)) => {
                 Ok(Answer::Refused(Refused { code: OVER.to_owned(), message: "the attempt is over".to_owned() }))
             }
             Err(ReportError::Unavailable(_)) => Ok(Answer::Lost),
@@ -136,7 +136,7 @@ impl Player<'_> {
     /// A worker starts anew: it has forgotten everything and asks what it holds. What it is not told, it stops.
     pub(super) async fn reclaim(&mut self, worker: &str) -> Check {
         let Some(server) = self.host.inside() else { return Ok(()) };
-        let asked = server.control().reclaim(&WorkerId(worker.to_owned())).await;
+        let asked = server.seat(worker).await.reclaim().await;
         let told = leases::rule_6_a_worker_reaches_the_control_plane(worker, asked)?;
         let told = self.fault.reclaimed(told.iter().map(|l| granted(worker, l).lease).collect());
         let named: Attempts = told.iter().map(|l| (l.action.clone(), l.attempt)).collect();
@@ -155,11 +155,10 @@ impl Player<'_> {
     pub(super) async fn hear(&mut self) {
         let Some(server) = self.host.inside().filter(|_| self.fault.hears()) else { return };
         for worker in workers() {
-            let (control, heard, more) =
-                (server.control().clone(), self.hearing.heard.clone(), self.hearing.more.clone());
-            let name = WorkerId(worker.clone());
+            let (seat, heard, more) =
+                (server.seat(&worker).await, self.hearing.heard.clone(), self.hearing.more.clone());
             let ear = tokio::spawn(async move {
-                while let Ok(revoked) = control.revoked(&name).await {
+                while let Ok(revoked) = seat.revoked().await {
                     if revoked.is_empty() {
                         return; // the server stops
                     }

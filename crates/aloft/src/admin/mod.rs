@@ -7,6 +7,7 @@ mod flags;
 mod limits;
 pub(crate) mod output;
 mod queue;
+mod worker;
 
 use clap::Subcommand;
 
@@ -30,6 +31,9 @@ pub(crate) enum Get {
     /// Show what is limited per project and domain.
     #[command(alias = "limit")]
     Limits(limits::GetArgs),
+    /// Show the workers: who runs tasks, what they hold, and whether they are heard of.
+    #[command(alias = "workers")]
+    Worker(worker::GetArgs),
 }
 
 /// `aloft update <noun>`.
@@ -69,6 +73,7 @@ impl Get {
         match self {
             Self::Queue(args) => client::block_on(queue::get(args)),
             Self::Limits(args) => client::block_on(limits::get(args)),
+            Self::Worker(args) => client::block_on(worker::get(args)),
         }
     }
 }

@@ -4,6 +4,9 @@ use std::{path::Path, time::Duration};
 
 use super::{Loaded, Problem, Role, Source, database::Place, is_loopback, keep::Keep};
 
+/// Shortest lease of workers: three signs of life fit into it, and a connection that is made anew.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+
 /// Everything that is wrong with a configuration by itself. Pure.
 pub(super) fn check(role: Role, loaded: &Loaded) -> Vec<Problem> {
     let config = &loaded.config;
@@ -62,6 +65,7 @@ pub(super) fn check(role: Role, loaded: &Loaded) -> Vec<Problem> {
         }
     }
     retention(&mut found);
+    worker(role, &mut found);
     found.problems
 }
 
@@ -92,6 +96,41 @@ fn retention(found: &mut Found<'_>) {
     }
 }
 
+fn worker(role: Role, found: &mut Found<'_>) {
+    let worker = &found.loaded.config.worker;
+    if worker.lease.0 < SHORTEST_LEASE {
+        found.add("worker.lease", "is shorter than a second", "write a time in which workers can connect anew, as 30s");
+    }
+    if !(1..=20_000).contains(&worker.max_waiting) {
+        found.add("worker.maxWaiting", "is not from 1 to 20000", "write such a number, as 16");
+    }
+    if let Err((key, reason, remedy)) = worker.token() {
+        found.add(key, reason, remedy);
+    }
+    if worker.token.as_ref().is_some_and(|t| t.expose().is_empty() || !t.expose().is_ascii()) {
+        found.add("worker.token", "is empty or not ASCII", "write letters and digits");
+    }
+    if let Err((key, reason, remedy)) = worker.servers() {
+        found.add(key, reason, remedy);
+    }
+    if role == Role::Operator {
+        if worker.control_plane_urls.is_empty() {
+            found.add(
+                "worker.controlPlaneUrls",
+                "names no server",
+                "name one with --control-plane-url http://localhost:8080",
+            );
+        }
+        if worker.token.is_none() && worker.token_path.is_none() {
+            found.add(
+                "worker.token",
+                "is not set, and servers ask for it",
+                "name the file that holds it with --token-path",
+            );
+        }
+    }
+}
+
 fn listen(role: Role, found: &mut Found<'_>) {
     let listen = &found.loaded.config.listen;
     let open: Vec<_> = listen.addresses.iter().filter(|a| !is_loopback(a)).map(ToString::to_string).collect();
@@ -113,7 +152,7 @@ fn listen(role: Role, found: &mut Found<'_>) {
                 format!("{open} can be reached from other machines, and nobody has to sign in: whoever reaches it can run code here"),
                 "listen on 127.0.0.1, or accept that with --insecure-no-auth (auth.insecureNoAuth: true)",
             ),
-            Role::Server => {}
+            Role::Server | Role::Operator => {}
         }
     }
     for name in &listen.names {
@@ -184,6 +223,11 @@ pub(super) fn check_files(loaded: &Loaded) -> Vec<Problem> {
     {
         found.add("database.passwordPath", reason, "write the password into it, or check that the secret is mounted");
     }
+    if let Ok(Some(token)) = loaded.config.worker.token()
+        && let Err(reason) = token.read()
+    {
+        found.add("worker.tokenPath", reason, "write the token into it, or check that the secret is mounted");
+    }
     found.problems
 }
 
@@ -247,6 +291,19 @@ mod tests {
     }
 
     #[test]
+    fn an_operator_needs_a_server_and_a_token() {
+        let said = problems(Role::Operator, &json!({}));
+        assert!(
+            said.len() == 2 && said[0].contains("--control-plane-url") && said[1].contains("--token-path"),
+            "{said:?}"
+        );
+        let good = json!({"worker.controlPlaneUrls": ["http://localhost:8080", "http://b:1/"], "worker.token": "x"});
+        assert_eq!(problems(Role::Operator, &good), Vec::<String>::new());
+        let both = problems(Role::Server, &json!({"worker.token": "x", "worker.tokenPath": "/t"}));
+        assert!(both.len() == 1 && both[0].contains("worker.tokenPath"), "{both:?}");
+    }
+
+    #[test]
     fn each_rule_names_its_key() {
         for (key, value) in [
             ("organization", json!("No Such")),
@@ -269,6 +326,12 @@ mod tests {
             ("dataDir", json!("")),
             ("storage.path", json!(" ")),
             ("storage.bucketName", json!("a/b")),
+            ("worker.lease", json!("10ms")),
+            ("worker.maxWaiting", json!(20001)),
+            ("worker.token", json!("")),
+            ("worker.controlPlaneUrls", json!(["https://aloft.example.com"])),
+            ("worker.controlPlaneUrls", json!(["localhost:8080"])),
+            ("worker.controlPlaneUrls", json!(["http://localhost:8080/x"])),
             ("database.port", json!(0)),
             ("database.url", json!("mysql://x")),
             ("database.connectionPool.maxOpenConnections", json!(0)),

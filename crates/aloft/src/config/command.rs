@@ -181,16 +181,18 @@ mod tests {
 
     fn table_of_keys() -> String {
         let of = |role| serde_json::to_value(Config::of(role)).unwrap();
-        let (dev, server) = (of(Role::Dev), of(Role::Server));
+        let (dev, server, operator) = (of(Role::Dev), of(Role::Server), of(Role::Operator));
         let mut table = "| key | variable | default | what it is |\n|---|---|---|---|\n".to_owned();
         for key in keys::keys().values() {
             let shown = |tree: &Value| text(&crate::config::at(tree, &key.path));
-            let (one, other) = (shown(&server), shown(&dev));
-            let default = match (one == other, one.as_str()) {
-                (true, "-") => "none".to_owned(),
-                (true, one) => format!("`{one}`"),
-                (false, one) => format!("`{one}`; dev: `{other}`").replace("`-`", "none"),
-            };
+            let usual = shown(&server);
+            let mut default = format!("`{usual}`");
+            for (role, other) in [("dev", shown(&dev)), ("operator", shown(&operator))] {
+                if other != usual {
+                    write!(default, "; {role}: `{other}`").unwrap();
+                }
+            }
+            let default = default.replace("`-`", "none");
             let (path, env, about) = (&key.path, &key.env, &key.about);
             writeln!(table, "| `{path}` | `{env}` | {default} | {about} |").unwrap();
         }

@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn secrets_are_marked_in_the_schema() {
         let secrets: Vec<_> = keys().values().filter(|k| k.secret).map(|k| k.path.as_str()).collect();
-        assert_eq!(secrets, ["database.password", "database.url"]);
+        assert_eq!(secrets, ["database.password", "database.url", "worker.token"]);
         assert_eq!(shown(&keys()["database.password"], &"x".into()), REDACTED);
         assert_eq!(shown(&keys()["database.password"], &Value::Null), Value::Null);
     }

@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn every_default_fits_its_own_type() {
-        for role in [Role::Dev, Role::Server] {
+        for role in [Role::Dev, Role::Server, Role::Operator] {
             let loaded = resolve(role, Vec::new()).ok().unwrap();
             assert!(loaded.values.values().all(|(_, source)| *source == Source::Default));
         }

@@ -7,15 +7,18 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::ValueEnum;
+use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    database::Password,
     keep::{Keep, ProjectKeep},
-    values::{Secret, Span},
+    values::{Secret, SecretFile, Span},
 };
 use crate::telemetry::LogFormat;
 
@@ -35,6 +38,8 @@ pub(crate) enum Role {
     Dev,
     /// The control plane.
     Server,
+    /// A data plane of its own.
+    Operator,
 }
 
 impl Role {
@@ -43,6 +48,7 @@ impl Role {
         match self {
             Self::Dev => "dev",
             Self::Server => "server",
+            Self::Operator => "operator",
         }
     }
 }
@@ -75,6 +81,7 @@ pub(crate) struct Config {
     pub(crate) storage: Storage,
     pub(crate) tracing: Tracing,
     pub(crate) executor: Executor,
+    pub(crate) worker: Worker,
 }
 
 /// Where the one port is that serves everything.
@@ -251,6 +258,67 @@ impl Retention {
     }
 }
 
+/// The work that this process takes, and workers of other processes. See `docs/workers.md`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Worker {
+    /// Whether the server runs tasks itself, as processes of its machine. Without, operators run them.
+    pub(crate) enabled: bool,
+    /// How long a worker may not be heard of before what it runs is given to others. The server's counts.
+    pub(crate) lease: Span,
+    /// Most attempts that wait in a worker for room. The rest waits in the database, for whichever worker has room first.
+    #[schemars(range(min = 1, max = 20000))]
+    pub(crate) max_waiting: u32,
+    /// The URLs of the servers that an operator works for. All are of one database, and each is as good as the others.
+    pub(crate) control_plane_urls: Vec<String>,
+    /// The token that workers of other processes prove themselves by, the same at servers and operators. A server without
+    /// one takes no such workers. Better in a file: `worker.tokenPath`.
+    pub(crate) token: Option<Secret>,
+    /// A file that holds the token of workers. It is read again for every connection, so that it can change.
+    pub(crate) token_path: Option<PathBuf>,
+}
+
+impl Worker {
+    /// The token of workers, if one is set.
+    ///
+    /// # Errors
+    /// Which key is wrong, why, and the remedy.
+    pub(crate) fn token(&self) -> Result<Option<Password>, (&'static str, String, &'static str)> {
+        match (&self.token, &self.token_path) {
+            (Some(_), Some(_)) => {
+                Err(("worker.tokenPath", "worker.token says already what it is".to_owned(), "keep one of them"))
+            }
+            (Some(token), None) => Ok(Some(Password::Plain(token.clone()))),
+            (None, Some(path)) => Ok(Some(Password::File(Arc::new(SecretFile::new(path))))),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The servers that an operator works for.
+    ///
+    /// # Errors
+    /// As [`Worker::token`].
+    pub(crate) fn servers(&self) -> Result<Vec<Uri>, (&'static str, String, &'static str)> {
+        const KEY: &str = "worker.controlPlaneUrls";
+        const REMEDY: &str = "write it as http://localhost:8080";
+        let one = |url: &String| {
+            let shown = || url.chars().take(200).collect::<String>();
+            if url.starts_with("https://") {
+                return Err((KEY, format!("{}: this Aloft speaks plain HTTP only", shown()), REMEDY));
+            }
+            let parsed: Option<Uri> = url.parse().ok();
+            let good = |uri: &Uri| {
+                uri.scheme_str() == Some("http")
+                    && uri.authority().is_some_and(|a| !a.host().is_empty() && !a.as_str().contains('@'))
+                    && uri.path() == "/"
+                    && uri.query().is_none()
+            };
+            parsed.filter(good).ok_or_else(|| (KEY, format!("{:?} is no URL of a server", shown()), REMEDY))
+        };
+        self.control_plane_urls.iter().map(one).collect()
+    }
+}
+
 impl Config {
     /// What holds for `role` when nobody says otherwise.
     pub(crate) fn of(role: Role) -> Self {
@@ -296,6 +364,15 @@ impl Config {
             storage: Storage { provider: Provider::Local, bucket_name: "aloft-data".to_owned(), path: None },
             tracing: Tracing { endpoint: None, runs: true, sampled: 100 },
             executor: Executor { python: None, grace: Span::seconds(30), warm_start: true },
+            worker: Worker {
+                enabled: true,
+                lease: Span::seconds(30),
+                // An operator shares the work with others: what waits in it cannot be taken by them.
+                max_waiting: if role == Role::Operator { 16 } else { 512 },
+                control_plane_urls: Vec::new(),
+                token: None,
+                token_path: None,
+            },
         }
     }
 

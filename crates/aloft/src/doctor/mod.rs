@@ -153,6 +153,13 @@ async fn deployment(role: Role, config: &Config, endpoint: Option<&str>) -> Vec<
     };
     findings.push(machine::directory(&dir));
     findings.push(machine::disk("free disk", &dir));
+    if role == Role::Operator {
+        // The database, the ports and the master key are its server's.
+        if let Ok(objects) = config.storage_path(&dir, variable) {
+            findings.push(services::object_store(&objects, &config.storage.bucket_name).await);
+        }
+        return findings;
+    }
     match config.database.place(&dir.join("aloft.db")) {
         Ok(Place::Sqlite(path)) => {
             findings.push(services::sqlite(&path));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aloft_control::Control;
-use aloft_store::Census;
+use aloft_store::{Census, QueueLoad};
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Most queues that are told apart. There are no more than an administrator makes.
 const MOST_QUEUES: usize = 200;
+
+/// Reads one number of a queue.
+type Read = fn(&QueueLoad) -> u64;
 
 /// The last count.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +60,7 @@ impl Collector for Live {
         for (name, help, value) in single {
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
-        let by_queue: [(_, _, fn(&aloft_store::QueueLoad) -> u64); 3] = [
+        let by_queue: [(_, _, Read); 3] = [
             ("aloft_queue_waiting", "Actions that wait for a worker", |q| q.waiting),
             ("aloft_queue_running", "Actions that a worker holds", |q| q.running),
             ("aloft_queue_runs", "Runs of which the root has been handed out and has not ended", |q| q.runs),

@@ -1,0 +1,488 @@
+//! The database as one control plane reaches it: one store on one file for all of them, behind a network and a disk that
+//! have their days.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use aloft_core::{
+    ActionName, ActionState, CacheEntry, CachePlan, Command, Reply, Reservation, RunKey, Scope, Time, WorkerId,
+};
+use aloft_store::{
+    AboutWorker, Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged,
+    Observer, OfferPlace, Offered, Outline, Page, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
+    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
+    SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
+};
+use aloft_store_sqlite::SqliteStore;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::executor::block_on;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::weather::{Defect, Weather};
+
+/// How long a turn to hand out work lasts at most, as in Postgres.
+const TURN: Duration = Duration::from_secs(10);
+
+/// The database: what all control planes share.
+pub(super) struct Database {
+    store: SqliteStore,
+    weather: Arc<Weather>,
+    dispatch: Arc<tokio::sync::Mutex<()>>,
+    lead: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Database {
+    /// A database on `store`.
+    pub(super) fn new(store: SqliteStore, weather: Arc<Weather>) -> Self {
+        Self { store, weather, dispatch: Arc::default(), lead: Arc::default() }
+    }
+
+    /// The store itself, which never fails.
+    pub(super) fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+}
+
+/// A control plane's way to the database.
+pub(super) struct Reach {
+    database: Arc<Database>,
+    feed: watch::Sender<u64>,
+    /// Ends with the process that has it.
+    life: CancellationToken,
+    cut_until: Mutex<Option<Instant>>,
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable("the database cannot be reached".to_owned())
+}
+
+impl Reach {
+    /// A way that is open until `life` ends.
+    pub(super) fn new(database: Arc<Database>, life: CancellationToken) -> Arc<Self> {
+        let mut inner = database.store.feed();
+        let (feed, _) = watch::channel(*inner.borrow_and_update());
+        let reach = Arc::new(Self { database, feed, life, cut_until: Mutex::default() });
+        let hears = Arc::downgrade(&reach);
+        tokio::spawn(async move {
+            while inner.changed().await.is_ok() {
+                let Some(reach) = hears.upgrade() else { return };
+                if reach.life.is_cancelled() {
+                    return;
+                }
+                // A hint may be late, never lost for good.
+                let late = if reach.weather().wrong_once_in(20) { 2000 } else { 5 };
+                let pause = reach.weather().up_to(late);
+                tokio::time::sleep(pause).await;
+                reach.feed.send_replace(*inner.borrow_and_update());
+            }
+        });
+        reach
+    }
+
+    /// Cuts it off for a while.
+    pub(super) fn cut(&self, length: Duration) {
+        *self.cut_until.lock() = Some(Instant::now() + length);
+    }
+
+    /// Mends it.
+    pub(super) fn mend(&self) {
+        *self.cut_until.lock() = None;
+    }
+
+    fn weather(&self) -> &Weather {
+        &self.database.weather
+    }
+
+    fn inner(&self) -> &SqliteStore {
+        &self.database.store
+    }
+
+    /// The way of a statement there, or of its answer back. A process that has ended hears nothing any more.
+    async fn hop(&self) -> Result<(), StoreError> {
+        let pause = self.weather().disk();
+        tokio::time::sleep(pause).await;
+        if self.life.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+        let cut = self.cut_until.lock().is_some_and(|until| Instant::now() < until);
+        if cut || self.weather().database_is_away() {
+            let pause = self.weather().up_to(300);
+            tokio::time::sleep(pause).await;
+            return Err(away());
+        }
+        Ok(())
+    }
+
+    /// Does something in one moment of simulated time.
+    fn at_once<T>(&self, what: impl Future<Output = T>) -> T {
+        self.weather().now();
+        block_on(what)
+    }
+
+    async fn read<T>(&self, what: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.hop().await?;
+        self.at_once(what)
+    }
+
+    /// As [`Self::read`]; its answer may be lost, though it is done.
+    async fn change<T>(&self, what: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.hop().await?;
+        let done = self.at_once(what);
+        self.back().await?;
+        done
+    }
+
+    async fn back(&self) -> Result<(), StoreError> {
+        self.hop().await?;
+        if self.weather().wrong_once_in(150) {
+            self.weather().reach("answer of the database lost");
+            return Err(away());
+        }
+        Ok(())
+    }
+
+    /// What is submitted, with what is wrong on purpose.
+    fn tampered(&self, mut submission: Submission) -> Option<Submission> {
+        if let Command::Report { action, attempt, token, progress } = &mut submission.command {
+            let lost = matches!(progress, aloft_core::Progress::Ended(aloft_core::AttemptOutcome::Lost(_)));
+            if self.weather().is(Defect::NobodyRequeues) && lost {
+                return None;
+            }
+            if self.weather().is(Defect::NoFencing) && !lost {
+                let which = Which::One(action.clone());
+                let snapshot = block_on(self.inner().snapshot(&submission.run, which)).ok().flatten();
+                let current = snapshot.and_then(|s| s.actions.into_iter().next());
+                if let Some((now, lease)) = current.as_ref().and_then(|s| Some((s.current()?, s.live_lease()?))) {
+                    (*attempt, *token) = (now.number, lease.token);
+                }
+            }
+        }
+        let dropped = self.weather().is(Defect::AcknowledgedTooSoon) && self.weather().once_in(60);
+        (!dropped).then_some(submission)
+    }
+}
+
+/// A turn of which `lock` has one, for `length` at most; lost with the life of who has it.
+async fn turn(lock: Arc<tokio::sync::Mutex<()>>, length: Duration, life: CancellationToken) -> Turn {
+    let guard = lock.lock_owned().await;
+    let (turn, ours) = Turn::taken();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = ours.closed() => {}
+            () = life.cancelled() => {}
+            () = tokio::time::sleep(length) => {}
+        }
+        drop(guard);
+    });
+    turn
+}
+
+#[async_trait]
+impl Store for Reach {
+    async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
+        self.hop().await?;
+        let Some(submission) = self.tampered(submission) else { return Ok(Reply::Done) };
+        let done = self.at_once(self.inner().submit(submission));
+        self.back().await?;
+        done
+    }
+
+    async fn submit_in_order(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, SubmitError>> {
+        let mut answers = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            answers.push(self.submit(submission).await);
+        }
+        answers
+    }
+
+    async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError> {
+        let mut items = self.read(self.inner().feed_after(pos, limit)).await?;
+        if self.weather().is(Defect::CommitsOutOfOrder) && items.len() > 1 && self.weather().once_in(3) {
+            let last = items.len() - 1;
+            items.remove(last - 1);
+        }
+        Ok(items)
+    }
+
+    fn changes(&self, run: &RunKey) -> watch::Receiver<u64> {
+        self.inner().changes(run)
+    }
+
+    fn feed(&self) -> watch::Receiver<u64> {
+        self.feed.subscribe()
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) {
+        self.inner().observe(observer);
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        self.read(self.inner().census()).await
+    }
+
+    async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {
+        self.change(self.inner().prune(retention, now, most)).await
+    }
+
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
+        self.hop().await?;
+        if self.weather().is(Defect::NoTurns) {
+            return Ok(Turn::of_one());
+        }
+        Ok(turn(Arc::clone(&self.database.dispatch), TURN, self.life.clone()).await)
+    }
+
+    async fn lead(&self) -> Result<Turn, StoreError> {
+        self.hop().await?;
+        // The connection that has it breaks now and then.
+        let length = Duration::from_secs(5) + self.weather().up_to(120_000);
+        Ok(turn(Arc::clone(&self.database.lead), length, self.life.clone()).await)
+    }
+
+    async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {
+        self.read(self.inner().blob(digest)).await
+    }
+
+    async fn run(&self, run: &RunKey) -> Result<Option<RunRecord>, StoreError> {
+        self.read(self.inner().run(run)).await
+    }
+
+    async fn snapshot(&self, run: &RunKey, which: Which) -> Result<Option<Snapshot>, StoreError> {
+        self.read(self.inner().snapshot(run, which)).await
+    }
+
+    async fn events_after(&self, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        self.read(self.inner().events_after(run, seq, limit)).await
+    }
+
+    async fn list_runs(&self, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>, StoreError> {
+        self.read(self.inner().list_runs(scope, query)).await
+    }
+
+    async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError> {
+        self.read(self.inner().list_actions(run, query)).await
+    }
+
+    async fn last_run_change(&self) -> Result<u64, StoreError> {
+        self.read(self.inner().last_run_change()).await
+    }
+
+    async fn runs_changed(
+        &self,
+        scope: &ListScope,
+        filters: &[Filter],
+        after: u64,
+        limit: usize,
+    ) -> Result<RunChanges, StoreError> {
+        self.read(self.inner().runs_changed(scope, filters, after, limit)).await
+    }
+
+    async fn run_totals(&self, scope: &ListScope, filters: &[Filter]) -> Result<RunTotals, StoreError> {
+        self.read(self.inner().run_totals(scope, filters)).await
+    }
+
+    async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError> {
+        self.read(self.inner().outline(run)).await
+    }
+
+    async fn matched(
+        &self,
+        run: &RunKey,
+        names: &[ActionName],
+        filters: &[Filter],
+    ) -> Result<Vec<(ActionState, bool)>, StoreError> {
+        self.read(self.inner().matched(run, names, filters)).await
+    }
+
+    async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError> {
+        self.read(self.inner().offer(now, after, groups, each)).await
+    }
+
+    async fn lookups(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionState)>, Option<Time>), StoreError> {
+        self.read(self.inner().lookups(now, limit)).await
+    }
+
+    async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
+        self.read(self.inner().calls_due(limit)).await
+    }
+
+    async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Vec<CacheEntry>, StoreError> {
+        self.read(self.inner().cached(scope, plan)).await
+    }
+
+    async fn put_cached(
+        &self,
+        scope: &Scope,
+        key: &str,
+        entry: CacheEntry,
+        overwrite: bool,
+    ) -> Result<bool, StoreError> {
+        self.change(self.inner().put_cached(scope, key, entry, overwrite)).await
+    }
+
+    async fn drop_cached(&self, scope: &Scope, key: &str, output_uri: &str) -> Result<bool, StoreError> {
+        self.change(self.inner().drop_cached(scope, key, output_uri)).await
+    }
+
+    async fn reserve(
+        &self,
+        scope: &Scope,
+        key: &str,
+        wanted: Reservation,
+        now: Time,
+    ) -> Result<Reservation, StoreError> {
+        self.change(self.inner().reserve(scope, key, wanted, now)).await
+    }
+
+    async fn release(&self, scope: &Scope, key: &str, owner: &str) -> Result<bool, StoreError> {
+        self.change(self.inner().release(scope, key, owner)).await
+    }
+
+    async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
+        self.read(self.inner().due(now, limit)).await
+    }
+
+    async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
+        self.read(self.inner().held_by(worker)).await
+    }
+
+    async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
+        self.read(self.inner().held_count(worker)).await
+    }
+
+    async fn holders(&self) -> Result<Vec<WorkerId>, StoreError> {
+        self.read(self.inner().holders()).await
+    }
+
+    async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRecord>, StoreError> {
+        self.read(self.inner().worker(id)).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+        self.read(self.inner().workers()).await
+    }
+
+    async fn put_worker(&self, record: WorkerRecord, beat: u64) -> Result<bool, StoreError> {
+        self.change(self.inner().put_worker(record, beat)).await
+    }
+
+    async fn beat_worker(&self, id: &WorkerId, session: u64, about: AboutWorker) -> Result<bool, StoreError> {
+        self.change(self.inner().beat_worker(id, session, about)).await
+    }
+
+    async fn drop_worker(&self, id: &WorkerId, beat: u64) -> Result<bool, StoreError> {
+        self.change(self.inner().drop_worker(id, beat)).await
+    }
+
+    async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError> {
+        self.read(self.inner().unsettled(limit)).await
+    }
+
+    async fn put_task(&self, task: DeployedTask, blob: Blob) -> Result<bool, StoreError> {
+        self.change(self.inner().put_task(task, blob)).await
+    }
+
+    async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError> {
+        self.read(self.inner().task(id)).await
+    }
+
+    async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery) -> Result<TaskList, StoreError> {
+        self.read(self.inner().list_tasks(scope, latest, query)).await
+    }
+
+    async fn create_project(&self, project: Project) -> Result<bool, StoreError> {
+        self.change(self.inner().create_project(project)).await
+    }
+
+    async fn update_project(&self, project: Project) -> Result<bool, StoreError> {
+        self.change(self.inner().update_project(project)).await
+    }
+
+    async fn project(&self, org: &str, id: &str) -> Result<Option<Project>, StoreError> {
+        self.read(self.inner().project(org, id)).await
+    }
+
+    async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError> {
+        self.read(self.inner().projects(org)).await
+    }
+
+    async fn seed_domains(&self, org: &str, domains: Vec<Domain>) -> Result<bool, StoreError> {
+        self.change(self.inner().seed_domains(org, domains)).await
+    }
+
+    async fn create_domain(&self, domain: Domain) -> Result<bool, StoreError> {
+        self.change(self.inner().create_domain(domain)).await
+    }
+
+    async fn rename_domain(&self, org: &str, id: &str, name: &str) -> Result<bool, StoreError> {
+        self.change(self.inner().rename_domain(org, id, name)).await
+    }
+
+    async fn delete_domain(&self, org: &str, id: &str) -> Result<bool, StoreError> {
+        self.change(self.inner().delete_domain(org, id)).await
+    }
+
+    async fn domain(&self, org: &str, id: &str) -> Result<Option<Domain>, StoreError> {
+        self.read(self.inner().domain(org, id)).await
+    }
+
+    async fn domains(&self, org: &str) -> Result<Vec<Domain>, StoreError> {
+        self.read(self.inner().domains(org)).await
+    }
+
+    async fn domain_use(&self, org: &str, id: &str) -> Result<DomainUse, StoreError> {
+        self.read(self.inner().domain_use(org, id)).await
+    }
+
+    async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError> {
+        self.change(self.inner().put_settings(version)).await
+    }
+
+    async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError> {
+        self.read(self.inner().settings_at(key)).await
+    }
+
+    async fn settings_history(
+        &self,
+        key: &SettingsKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<SettingsVersion>, StoreError> {
+        self.read(self.inner().settings_history(key, after, limit)).await
+    }
+
+    async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError> {
+        self.change(self.inner().create_queue(queue)).await
+    }
+
+    async fn replace_queue(&self, queue: Queue, generation: u64) -> Result<bool, StoreError> {
+        self.change(self.inner().replace_queue(queue, generation)).await
+    }
+
+    async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError> {
+        self.read(self.inner().queue(org, name)).await
+    }
+
+    async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError> {
+        self.read(self.inner().queues(org)).await
+    }
+
+    async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError> {
+        self.read(self.inner().queue_load(org, name)).await
+    }
+
+    async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError> {
+        self.read(self.inner().queue_loads(org)).await
+    }
+
+    async fn replace_project_limits(&self, limits: ProjectLimits, generation: u64) -> Result<bool, StoreError> {
+        self.change(self.inner().replace_project_limits(limits, generation)).await
+    }
+
+    async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
+        self.read(self.inner().project_limits(org)).await
+    }
+}
