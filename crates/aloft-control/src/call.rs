@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     Control,
     reconcile::{IDLE, PACE, TROUBLE},
+    work::Reconciler,
 };
 
 /// Most calls looked at at a time.
@@ -51,7 +52,7 @@ impl Control {
         let mut tried: HashMap<(RunKey, ActionName), Tried> = HashMap::new();
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
-            let due = match self.store().calls_due(BATCH).await {
+            let due = match self.counted(Reconciler::Calls, self.store().calls_due(BATCH)).await {
                 Ok(due) => due,
                 Err(error) => {
                     tracing::warn!(%error, "cannot look for calls to make");

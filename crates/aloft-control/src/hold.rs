@@ -10,6 +10,7 @@ use crate::{
     Control,
     dispatch::GROUPS,
     reconcile::{IDLE, TROUBLE},
+    work::Reconciler,
 };
 
 /// How long a limit may hold an action before that is said. Most pass sooner, and every word is a commit.
@@ -28,7 +29,7 @@ impl Control {
         let mut feed = self.store().feed();
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
-            match self.hold_once().await {
+            match self.counted(Reconciler::Holds, self.hold_once()).await {
                 // More to say, or changes under way: look again in a while, not at every event.
                 Ok(()) => self.pause(PATIENCE).await,
                 Err(error) => {

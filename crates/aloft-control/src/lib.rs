@@ -8,33 +8,42 @@ mod call;
 mod dispatch;
 mod hold;
 mod lookup;
+mod meter;
 mod names;
 mod queues;
 mod reconcile;
 mod recover;
 mod remember;
+mod retention;
 mod rpc;
 mod seat;
 mod session;
 mod settings;
 mod sweep;
+mod work;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aloft_core::{RunKey, Subject, Time, WorkerId};
 use aloft_flyteidl2::flyteidl2::{project::ProjectState, task::RunSpec};
 use aloft_plane::DataPlane;
-use aloft_store::{OfferPlace, Project, Store, StoreError};
+use aloft_store::{Census, OfferPlace, Project, Retention, Store, StoreError};
 use buffa::Enumeration as _;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use call::callbacks;
+pub use meter::Meter;
 pub use names::check_label;
 pub use rpc::{Limits, router, service};
 pub use seat::{Guest, Seat};
 pub use session::Vigil;
+pub use work::{Done, Reconciler, Work};
 
 /// Where the time of decisions comes from.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -50,6 +59,8 @@ pub struct Settings {
     pub public_url: String,
     /// The name of the cluster shown on attempts.
     pub cluster: String,
+    /// What becomes of the history.
+    pub retention: RetentionSettings,
     /// How long a worker may not be heard of before what it holds goes to others.
     pub lease: Duration,
     /// What workers of other processes prove themselves by.
@@ -77,6 +88,22 @@ impl std::fmt::Debug for WorkerToken {
     }
 }
 
+/// What an administrator decides about history.
+#[derive(Clone, Debug)]
+pub struct RetentionSettings {
+    /// What is kept.
+    pub kept: Retention,
+    /// How often to look for what is not.
+    pub every: Duration,
+}
+
+impl Default for RetentionSettings {
+    /// Everything is kept for ever.
+    fn default() -> Self {
+        Self { kept: Retention::default(), every: Duration::from_secs(60) }
+    }
+}
+
 impl Settings {
     /// The settings of a single-user server at `public_url`.
     pub fn local(public_url: String) -> Self {
@@ -85,6 +112,7 @@ impl Settings {
             domains: ["development", "staging", "production"].map(str::to_owned).to_vec(),
             public_url,
             cluster: "local".to_owned(),
+            retention: RetentionSettings::default(),
             lease: Duration::from_secs(30),
             worker_token: WorkerToken::new(|| None),
         }
@@ -107,6 +135,8 @@ struct Inner {
     callback_key: [u8; 32],
     remembered: remember::Remembered,
     watchings: rpc::Watchings,
+    work: Work,
+    meter: OnceLock<Arc<dyn Meter>>,
     /// When each worker was heard of here last, in which session. As many as there are names of workers.
     heard: Mutex<HashMap<WorkerId, (u64, Instant)>>,
     /// Of which waiting actions it was said what holds them back.
@@ -125,8 +155,6 @@ impl Control {
         callback_key: [u8; 32],
     ) -> Self {
         let dispatch = tokio::sync::Mutex::default();
-        let (heard, held) = (Mutex::default(), Mutex::default());
-        let (remembered, watchings) = (remember::Remembered::default(), rpc::Watchings::default());
         Self(Arc::new(Inner {
             store,
             data,
@@ -135,10 +163,12 @@ impl Control {
             stopping,
             dispatch,
             callback_key,
-            remembered,
-            watchings,
-            heard,
-            held,
+            remembered: remember::Remembered::default(),
+            watchings: rpc::Watchings::default(),
+            work: Work::default(),
+            meter: OnceLock::new(),
+            heard: Mutex::default(),
+            held: Mutex::default(),
         }))
     }
 
@@ -185,6 +215,14 @@ impl Control {
         }
     }
 
+    /// What lives now, in all organisations.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store could not be read.
+    pub async fn census(&self) -> Result<Census, StoreError> {
+        self.store().census().await
+    }
+
     /// Runs the reconcilers until the control plane stops, whenever it is this one's turn among those that share the store.
     pub async fn run(&self) {
         while !self.stopping().is_cancelled() {
@@ -215,6 +253,7 @@ impl Control {
             self.lookup_loop(),
             self.hold_loop(),
             self.call_loop(),
+            self.retention_loop(),
             self.sweep_loop(),
             self.narrate_loop(),
         );

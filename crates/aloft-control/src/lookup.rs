@@ -10,6 +10,7 @@ use futures::{StreamExt as _, stream};
 use crate::{
     Control,
     reconcile::{BATCH, IDLE, STALE, TROUBLE},
+    work::Reconciler,
 };
 
 /// Lookups at a time. Each asks the object store once, so this bounds what one burst of cached actions asks of it.
@@ -25,7 +26,7 @@ impl Control {
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
             let now = self.now();
-            let next = match self.look_up_once(now).await {
+            let next = match self.counted(Reconciler::Lookups, self.look_up_once(now)).await {
                 Ok((changed, _)) if changed.contains(&true) => continue,
                 Ok((changed, _)) if !changed.is_empty() => {
                     // All below something that has ended, and about to follow it; or the cache has just changed.

@@ -7,7 +7,7 @@ use aloft_core::{ActionName, Command, Event, Reply, RunKey, Time};
 use aloft_store::{FeedItem, Sift, StoreError, Submission, Which};
 use futures::future::join_all;
 
-use crate::Control;
+use crate::{Control, work::Reconciler};
 
 /// Most actions settled or checked in one go. Small enough for one commit, large enough that a run of thousands is
 /// settled in a few.
@@ -32,7 +32,7 @@ impl Control {
         let mut feed = self.store().feed();
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
-            match self.settle_once().await {
+            match self.counted(Reconciler::Settle, self.settle_once()).await {
                 Ok(0) => {
                     self.pause(PACE).await;
                     tokio::select! {
@@ -78,7 +78,7 @@ impl Control {
         while !self.stopping().is_cancelled() {
             feed.mark_unchanged();
             let now = self.now();
-            let next = match self.check_limits_once(now).await {
+            let next = match self.counted(Reconciler::Limits, self.check_limits_once(now)).await {
                 Ok((changed, _)) if changed.contains(&true) => continue,
                 Ok((changed, _)) if !changed.is_empty() => {
                     self.pause(STALE).await;
@@ -131,6 +131,9 @@ impl Control {
             feed.mark_unchanged();
             match self.store().sift_feed(pos, BATCH, Sift::Roots).await {
                 Ok(found) => {
+                    if let (Some(meter), Some(newest)) = (self.meter(), found.items.last()) {
+                        meter.followed(self.now().since(newest.logged.at));
+                    }
                     pos = found.upto;
                     for item in &found.items {
                         self.narrate(item).await;

@@ -22,6 +22,7 @@ mod phase;
 mod queue;
 mod retry;
 mod run;
+mod stage;
 mod time;
 mod tracked;
 
@@ -48,6 +49,7 @@ pub use queue::{
 };
 pub use retry::{Backoff, MAX_SYSTEM_FAILURES};
 pub use run::{Relation, RunInfo, Subject};
+pub use stage::{Stage, Was, stages};
 pub use time::Time;
 pub use tracked::{Heard, Tracked, TrackedReport, TrackedStep, Tracking};
 

@@ -97,16 +97,18 @@ pub(crate) async fn follow(shared: std::sync::Weak<Shared>, mut heard: mpsc::Rec
 async fn catch_up(shared: &Arc<Shared>, mut pos: u64) -> Result<u64, StoreError> {
     loop {
         let client = shared.pool.get().await.map_err(from_pool)?;
+        // A commit of which no run is left still counts: those after it come next.
         let sql = "SELECT r.org, r.project, r.domain, r.name, k.last, c.pos
                    FROM (SELECT * FROM commits WHERE pos > $1 ORDER BY pos LIMIT $2) c
-                   CROSS JOIN LATERAL unnest(c.runs, c.lasts) k (run_id, last) JOIN runs r ON r.id = k.run_id
+                   CROSS JOIN LATERAL unnest(c.runs, c.lasts) k (run_id, last) LEFT JOIN runs r ON r.id = k.run_id
                    ORDER BY c.pos";
         let statement = client.prepare_cached(sql).await.map_err(from_postgres)?;
         let rows = client.query(&statement, &[&amount(pos), &amount(COMMITS)]).await.map_err(from_postgres)?;
         let Some(newest) = rows.last().map(|row| number(row, 5)) else { return Ok(pos) };
         // Of its own commits this process has told already.
         let own = shared.told.lock().clone();
-        let others = rows.iter().filter(|row| !own.contains(&number(row, 5)));
+        let left = rows.iter().filter(|row| row.get::<_, Option<&str>>(0).is_some());
+        let others = left.filter(|row| !own.contains(&number(row, 5)));
         let runs: HashMap<RunKey, u64> = others.map(|row| (run_key(row, 0), number(row, 4))).collect();
         shared.told.lock().retain(|told| *told > newest);
         if !runs.is_empty() {

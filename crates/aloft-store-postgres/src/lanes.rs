@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aloft_core::{
     Asks, Candidate, Group, Lane, Load, Offer, QueueLimits, QueueSpec, ResourceCaps, RunKey, Scope, Time, WaitingRun,
 };
-use aloft_store::{OfferPlace, Offered, ProjectLimits, Queue, QueueLoad, StoreError};
+use aloft_store::{Census, OfferPlace, Offered, ProjectLimits, Queue, QueueLoad, StoreError};
 use tokio_postgres::Row;
 
 use crate::{
@@ -225,4 +225,21 @@ pub(crate) async fn loads(db: &Reader, org: &str, name: Option<&str>) -> Result<
         Ok((row.get(0), load))
     })
     .await
+}
+
+pub(crate) async fn census(db: &Reader) -> Result<Census, StoreError> {
+    let sql = "SELECT (SELECT count(*) FROM run_index WHERE ended_at IS NULL),
+                      (SELECT count(*) FILTER (WHERE NOT ended) FROM live), (SELECT count(DISTINCT worker) FROM live)";
+    let found = db.rows(sql, &[], |row| Ok((number(row, 0), number(row, 1), number(row, 2)))).await?;
+    let (runs, actions, workers) = found.into_iter().next().unwrap_or_default();
+    let sql =
+        "SELECT org, queue, sum(waiting)::bigint, sum(held)::bigint, sum(runs)::bigint FROM loads GROUP BY org, queue
+               HAVING sum(waiting) > 0 OR sum(held) > 0 OR sum(runs) > 0";
+    let queues = db
+        .rows(sql, &[], |row| {
+            let load = QueueLoad { waiting: number(row, 2), running: number(row, 3), runs: number(row, 4) };
+            Ok(((row.get(0), row.get(1)), load))
+        })
+        .await?;
+    Ok(Census { queues: queues.into_iter().collect(), runs, actions, workers })
 }

@@ -17,6 +17,7 @@ mod lanes;
 mod list;
 mod listed;
 mod order;
+mod prune;
 mod read;
 mod records;
 mod rows;
@@ -33,10 +34,11 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    AboutWorker, Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub,
-    ListQuery, ListScope, Logged, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Queue,
-    QueueLoad, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted, Snapshot, Store,
-    StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord, sql::Next,
+    AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
+    Hub, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits,
+    Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift,
+    Sifted, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
+    sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -125,6 +127,7 @@ struct Shared {
     packs_from: Time,
     /// Commits of this process whose watchers have been told, until the follower has come past them.
     told: Mutex<BTreeSet<u64>>,
+    walks: prune::Walks,
 }
 
 fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
@@ -235,6 +238,7 @@ impl PostgresStore {
             own: own_name(),
             packs_from,
             told: Mutex::default(),
+            walks: prune::Walks::default(),
         });
         let mut writers = Vec::new();
         for _ in 0..options.writers.max(1) {
@@ -683,6 +687,18 @@ impl Store for PostgresStore {
 
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         read_once!(self, |db| records::limits(&db, org))
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) {
+        self.shared.hub.observe(observer);
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        read!(self, |db| lanes::census(&db))
+    }
+
+    async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {
+        prune::step(&self.shared, retention, now, most).await
     }
 
     async fn dispatch_turn(&self) -> Result<Turn, StoreError> {

@@ -191,24 +191,35 @@ pub(crate) async fn events_after(db: &Reader, run: &RunKey, seq: u64, limit: usi
 
 /// A place in the feed is the commit's number and the event's place in the commit.
 pub(crate) async fn feed_after(db: &Reader, pos: u64, limit: usize) -> Result<Vec<FeedItem>> {
-    let (commit, place) = (pos / PLACES, pos % PLACES);
+    let (mut commit, mut place) = (pos / PLACES, pos % PLACES);
     let sql = "SELECT * FROM (
                    SELECT c.pos, row_number() OVER (PARTITION BY c.pos ORDER BY k.n, e.seq) AS place,
                           r.org, r.project, r.domain, r.name, e.seq, e.at, e.body
-                   FROM (SELECT * FROM commits WHERE pos >= $1 ORDER BY pos LIMIT $3) c
+                   FROM (SELECT * FROM commits WHERE pos >= $1 ORDER BY pos LIMIT $2) c
                    CROSS JOIN LATERAL unnest(c.runs, c.firsts, c.lasts) WITH ORDINALITY k (run_id, first, last, n)
                    JOIN events e ON e.run_id = k.run_id AND e.seq BETWEEN k.first AND k.last
                    JOIN runs r ON r.id = k.run_id) f
-               WHERE (f.pos, f.place) > ($1, $2) ORDER BY f.pos, f.place LIMIT $3";
-    let params: [&(dyn ToSql + Sync); 3] = [&amount(commit), &amount(place), &amount(limit as u64 + 1)];
-    let mut items = db
-        .rows(sql, &params, |row| {
-            let pos = number(row, 0) * PLACES + number(row, 1);
-            Ok(FeedItem { pos, run: run_key(row, 2), logged: logged(row, 6)? })
-        })
-        .await?;
-    items.truncate(limit);
-    Ok(items)
+               WHERE (f.pos, f.place) > ($1, $3) ORDER BY f.pos, f.place LIMIT $2";
+    let most = amount(limit as u64 + 1);
+    loop {
+        let mut items = db
+            .rows(sql, &[&amount(commit), &most, &amount(place)], |row| {
+                let pos = number(row, 0) * PLACES + number(row, 1);
+                Ok(FeedItem { pos, run: run_key(row, 2), logged: logged(row, 6)? })
+            })
+            .await?;
+        items.truncate(limit);
+        if !items.is_empty() {
+            return Ok(items);
+        }
+        // Commits of which no run is left hold nothing: what comes after as many of them as were looked at?
+        let last = "SELECT max(pos), count(*) FROM (SELECT pos FROM commits WHERE pos >= $1 ORDER BY pos LIMIT $2) c";
+        let looked = db.rows(last, &[&amount(commit), &most], |row| Ok((number(row, 0), number(row, 1)))).await?;
+        match looked.first() {
+            Some((last, count)) if *count > limit as u64 => (commit, place) = (*last + 1, 0),
+            _ => return Ok(Vec::new()),
+        }
+    }
 }
 
 pub(crate) async fn sift_feed(db: &Reader, pos: u64, limit: usize, of: Sift) -> Result<Sifted> {

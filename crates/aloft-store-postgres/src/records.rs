@@ -26,8 +26,6 @@ pub(crate) async fn write(tx: &Tx, sql: &str, params: Params<'_>) -> Result<bool
 // === Tasks ===
 
 pub(crate) async fn put_task(tx: &Tx, task: &DeployedTask, blob: &Blob) -> Result<bool> {
-    let sql = "INSERT INTO blobs (digest, bytes) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    write(tx, sql, &[&blob.digest, &blob.bytes.as_ref()]).await?;
     let Scope { org, project, domain } = &task.id.scope;
     let (name, version) = (clean(&task.id.name), clean(&task.id.version));
     let (short, environment, by) = (clean(&task.short_name), clean(&task.environment), clean(&task.deployed_by.id));
@@ -59,7 +57,13 @@ pub(crate) async fn put_task(tx: &Tx, task: &DeployedTask, blob: &Blob) -> Resul
         &by,
         &deployer,
     ];
-    Ok(tx.query_opt(&statement, &params).await.map_err(from_postgres)?.is_some())
+    let new = tx.query_opt(&statement, &params).await.map_err(from_postgres)?.is_some();
+    if new {
+        // After the task: whoever removes blobs that nothing uses must have seen it (`prune.rs`).
+        let sql = "INSERT INTO blobs (digest, bytes) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        write(tx, sql, &[&blob.digest, &blob.bytes.as_ref()]).await?;
+    }
+    Ok(new)
 }
 
 // === Projects and domains ===

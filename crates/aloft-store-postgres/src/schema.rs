@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_engine.sql"),
     include_str!("../migrations/0002_parents.sql"),
     include_str!("../migrations/0003_workers.sql"),
+    include_str!("../migrations/0004_retention.sql"),
     include_str!("../migrations/0005_children.sql"),
 ];
 

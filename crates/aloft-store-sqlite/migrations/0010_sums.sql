@@ -20,7 +20,7 @@ UPDATE actions SET
 DROP TRIGGER run_index_created;
 CREATE TRIGGER run_index_created AFTER INSERT ON actions WHEN NEW.name = 'a0' BEGIN
     INSERT INTO run_index
-    SELECT r.id, (SELECT ifnull(max(changed), 0) + 1 FROM run_index), r.org, r.project, r.domain, r.name, r.created_at,
+    SELECT r.id, (SELECT max(ifnull((SELECT max(changed) FROM run_index), 0), m.changed) + 1 FROM marks m), r.org, r.project, r.domain, r.name, r.created_at,
            r.created_by, r.source, NEW.phase, NEW.updated_at, NEW.started_at, NEW.ended_at, NEW.duration_ms, NEW.attempts,
            NEW.error_kind, NEW.cache_status, NEW.kind, NEW.task_project, NEW.task_domain, NEW.task_name, NEW.task_version,
            NEW.short_name, NEW.environment
@@ -28,7 +28,7 @@ CREATE TRIGGER run_index_created AFTER INSERT ON actions WHEN NEW.name = 'a0' BE
 END;
 CREATE TRIGGER run_index_changed AFTER UPDATE OF state ON actions WHEN NEW.name = 'a0' BEGIN
     UPDATE run_index SET
-        changed = (SELECT ifnull(max(changed), 0) + 1 FROM run_index),
+        changed = (SELECT max(ifnull((SELECT max(changed) FROM run_index), 0), m.changed) + 1 FROM marks m),
         phase = NEW.phase, updated_at = NEW.updated_at, started_at = NEW.started_at, ended_at = NEW.ended_at,
         duration_ms = NEW.duration_ms, attempts = NEW.attempts, error_kind = NEW.error_kind,
         cache_status = NEW.cache_status

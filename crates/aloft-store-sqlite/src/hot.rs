@@ -11,9 +11,9 @@ use std::{
 
 use aloft_core::{
     ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueRoom, Reply, Reservation, RunKey, Scope, Time,
-    View, apply, decide, effects,
+    View, Was, apply, decide, effects,
 };
-use aloft_store::{Share, StoreError, Submission, SubmitError};
+use aloft_store::{Committed, Observer, Seen, Share, StoreError, Submission, SubmitError, shared_blob};
 use rusqlite::Transaction;
 
 use crate::{cache, children, lanes, save};
@@ -28,6 +28,7 @@ const MAX_BLOBS: usize = 4096;
 pub(crate) struct HotRun {
     pub(crate) id: i64,
     pub(crate) seq: u64,
+    created_at: Time,
     /// Whether its root has been handed out.
     pub(crate) started: bool,
     /// Whether its root has ended.
@@ -35,6 +36,13 @@ pub(crate) struct HotRun {
     /// What the batch adds to its actions that count.
     pub(crate) in_flight: i64,
     actions: HashMap<ActionName, HotAction>,
+}
+
+impl HotRun {
+    /// A run of this row, as it is before its first event.
+    pub(crate) fn new(id: i64, created_at: Time) -> Self {
+        Self { id, seq: 0, created_at, started: false, ended: false, in_flight: 0, actions: HashMap::new() }
+    }
 }
 
 /// An action.
@@ -66,6 +74,8 @@ pub(crate) struct Touched {
     pub(crate) pos: Option<u64>,
     /// Whether a submission has begun to write and not finished.
     pub(crate) half_written: bool,
+    /// What there is to tell of it, if somebody listens.
+    pub(crate) committed: Committed,
 }
 
 /// The states under change.
@@ -87,6 +97,8 @@ pub(crate) struct Hot {
     task_runs: BTreeMap<save::TaskKey, i64>,
     /// Blobs that are stored.
     blobs: HashSet<String>,
+    /// The run and the shared blob whose use was noted last: most actions are started beside others of their kind.
+    noted: Option<(i64, String)>,
 }
 
 impl Default for Hot {
@@ -102,6 +114,7 @@ impl Default for Hot {
             children: HashMap::new(),
             task_runs: BTreeMap::new(),
             blobs: HashSet::new(),
+            noted: None,
         }
     }
 }
@@ -195,6 +208,7 @@ impl Hot {
         &mut self,
         tx: &Transaction<'_>,
         submission: &Submission,
+        observer: Option<&dyn Observer>,
         touched: &mut Touched,
         now: Time,
     ) -> Result<Reply, SubmitError> {
@@ -230,17 +244,20 @@ impl Hot {
             touched.half_written = false;
             return Ok(decision.reply);
         }
+        let run_id = match self.runs.get(run) {
+            Some(hot) => hot.id,
+            None => {
+                let id = save::insert_run(tx, run, &decision.events, now)?;
+                self.runs.insert(run.clone(), HotRun::new(id, now));
+                id
+            }
+        };
         for blob in blobs.iter().filter(|b| !self.blobs.contains(&b.digest)) {
-            save::blob(tx, blob)?;
+            save::blob(tx, blob, run_id)?;
         }
         self.blobs.extend(blobs.iter().map(|b| b.digest.clone()));
-        if !self.runs.contains_key(run) {
-            let id = save::insert_run(tx, run, &decision.events, now)?;
-            let fresh = HotRun { id, seq: 0, started: false, ended: false, in_flight: 0, actions: HashMap::new() };
-            self.runs.insert(run.clone(), fresh);
-        }
         for event in &decision.events {
-            touched.pos = Some(self.change(tx, run, event, now)?);
+            touched.pos = Some(self.change(tx, run, event, observer, &mut touched.committed, now)?);
         }
         touched.runs.insert(run.clone(), self.runs.get(run).map_or(0, |r| r.seq));
         touched.half_written = false;
@@ -252,8 +269,7 @@ impl Hot {
     fn load(&mut self, tx: &Transaction<'_>, run: &RunKey, command: &Command) -> Result<(), StoreError> {
         if !self.runs.contains_key(run) {
             let Some(found) = save::find_run(tx, run)? else { return Ok(()) };
-            let (id, seq, started, ended) = found;
-            self.runs.insert(run.clone(), HotRun { id, seq, started, ended, in_flight: 0, actions: HashMap::new() });
+            self.runs.insert(run.clone(), found);
         }
         let Some(hot) = self.runs.get_mut(run) else { return Ok(()) };
         let mut wanted = command.touches();
@@ -283,7 +299,15 @@ impl Hot {
     }
 
     /// Carries one event out, and returns its place in the feed.
-    fn change(&mut self, tx: &Transaction<'_>, run: &RunKey, event: &Event, now: Time) -> Result<u64, StoreError> {
+    fn change(
+        &mut self,
+        tx: &Transaction<'_>,
+        run: &RunKey,
+        event: &Event,
+        observer: Option<&dyn Observer>,
+        committed: &mut Committed,
+        now: Time,
+    ) -> Result<u64, StoreError> {
         let name = event.action();
         let hot = self.runs.get_mut(run).ok_or_else(|| StoreError::Corrupt(format!("run {run} is not there")))?;
         hot.seq += 1;
@@ -293,6 +317,7 @@ impl Hot {
         // Only what may have effects is kept as it was.
         let cached = known.as_ref().filter(|a| a.state.task().is_some_and(|t| t.cache.is_some()));
         let before = cached.map(|a| a.state.clone());
+        let was = known.as_ref().map(|a| Was::of(&a.state));
         let phase = known.as_ref().map(|a| a.state.phase);
         let (row, open_children, unwritten, state) = match known {
             Some(a) => (a.row, a.open_children, a.unwritten, Some(a.state)),
@@ -301,6 +326,10 @@ impl Hot {
         let state = apply(state, event, now)
             .ok_or_else(|| StoreError::Corrupt(format!("event {seq} of run {run} does not fit action {name}")))?;
         let pos = save::append(tx, hot.id, seq, event, now)?;
+        committed.events += 1;
+        if let Some(observer) = observer {
+            committed.seen.extend(Seen::of(observer, run, was, event, &state, now));
+        }
         if unwritten == Unwritten::Nothing {
             self.unwritten.push((run.clone(), name.clone()));
         }
@@ -317,6 +346,12 @@ impl Hot {
         children::count(&mut self.children, hot.id, phase, &state);
         if phase.is_none() {
             save::newest_run(&mut self.task_runs, run, hot.id, &state);
+            if let Some(digest) = shared_blob(&state)
+                && self.noted.as_ref().is_none_or(|(noted, last)| *noted != hot.id || last != digest)
+            {
+                save::blob_use(tx, run, hot.created_at, digest)?;
+                self.noted = Some((hot.id, digest.to_owned()));
+            }
         }
         let (was, is) = (phase.is_some_and(|p| !p.is_terminal()), !state.phase.is_terminal());
         let parent = state.parent().filter(|_| was != is).cloned();

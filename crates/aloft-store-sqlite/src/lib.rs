@@ -15,6 +15,7 @@ mod list;
 mod listed;
 mod order;
 mod places;
+mod prune;
 mod queues;
 mod read;
 mod save;
@@ -34,10 +35,11 @@ use std::{
 
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
-    AboutWorker, Blob, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter, Hub,
-    ListQuery, ListScope, Logged, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits, Queue,
-    QueueLoad, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted, Snapshot, Store,
-    StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord, sql::Next,
+    AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
+    Hub, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits,
+    Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift,
+    Sifted, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Walk, Which, WorkerRecord,
+    sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,6 +65,8 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     hub: Hub,
     clock: Clock,
+    /// Where the look for blobs that nothing uses goes on.
+    walk: Arc<Mutex<Walk<prune::Day>>>,
 }
 
 struct Readers {
@@ -113,7 +117,7 @@ impl SqliteStore {
             .spawn(move || writer::run(db, receiver, for_writer, writers_clock))
             .map_err(|e| StoreError::Unavailable(format!("cannot start the writer thread: {e}")))?;
         let readers = Readers { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(READERS) };
-        Ok(Self { jobs, readers: Arc::new(readers), hub, clock })
+        Ok(Self { jobs, readers: Arc::new(readers), hub, clock, walk: Arc::default() })
     }
 
     /// Waits until everything submitted so far is committed.
@@ -192,6 +196,7 @@ fn closing() -> SubmitError {
 
 fn tune(db: &Connection) -> Result<(), StoreError> {
     let set = |name: &str, value: &str| db.pragma_update(None, name, value).map_err(error::from_sqlite);
+    set("auto_vacuum", "INCREMENTAL")?; // counts only for a file that is new, and first
     set("journal_mode", "WAL")?;
     set("synchronous", "FULL")?;
     set("busy_timeout", "5000")?;
@@ -463,9 +468,12 @@ impl Store for SqliteStore {
 
     async fn put_task(&self, task: DeployedTask, blob: Blob) -> Result<bool, StoreError> {
         self.record(Box::new(move |tx, _| {
-            tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes) VALUES (?1, ?2)")?
-                .execute(rusqlite::params![blob.digest, blob.bytes.as_ref()])?;
-            read::insert_task(tx, &task)
+            let new = read::insert_task(tx, &task)?;
+            if new {
+                tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes) VALUES (?1, ?2)")?
+                    .execute(rusqlite::params![blob.digest, blob.bytes.as_ref()])?;
+            }
+            Ok(new)
         }))
         .await
     }
@@ -599,6 +607,29 @@ impl Store for SqliteStore {
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
         let org = org.to_owned();
         self.read(move |db| queues::limits(db, &org)).await
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) {
+        self.hub.observe(observer);
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        self.read(queues::census).await
+    }
+
+    async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {
+        let (retention, walk) = (retention.clone(), Arc::clone(&self.walk));
+        let next = self.read(move |db| prune::next(db, &retention, now, most, &walk)).await?;
+        let Some(step) = next else { return Ok(Pruned::default()) };
+        let pruned = Arc::new(Mutex::new(Pruned::default()));
+        let done = Arc::clone(&pruned);
+        self.record(Box::new(move |tx, _| {
+            *done.lock() = prune::carry_out(tx, &step, most)?;
+            Ok(true)
+        }))
+        .await?;
+        let pruned = *pruned.lock();
+        Ok(pruned)
     }
 
     async fn dispatch_turn(&self) -> Result<Turn, StoreError> {

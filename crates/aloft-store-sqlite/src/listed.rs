@@ -83,9 +83,8 @@ pub(crate) fn list_runs(
 }
 
 pub(crate) fn last_change(db: &Connection) -> Result<u64> {
-    db.query_row("SELECT ifnull(max(changed), 0) FROM run_index", [], |row| row.get::<_, i64>(0))
-        .map(|n| u64::try_from(n).unwrap_or(0))
-        .map_err(from_sqlite)
+    let sql = "SELECT max(ifnull((SELECT max(changed) FROM run_index), 0), m.changed) FROM marks m";
+    db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| u64::try_from(n).unwrap_or(0)).map_err(from_sqlite)
 }
 
 pub(crate) fn runs_changed(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aloft_core::{Scope, Time};
-use aloft_store::{MAX_DELETED_QUEUES, ProjectLimits, Queue, QueueLoad};
+use aloft_store::{Census, MAX_DELETED_QUEUES, ProjectLimits, Queue, QueueLoad};
 use rusqlite::{Connection, Row, ToSql, params};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -68,6 +68,24 @@ pub(crate) fn loads(db: &Connection, org: &str, name: Option<&str>) -> Result<BT
         Ok((get::<String>(row, 0)?, load))
     })?;
     Ok(found.into_iter().collect())
+}
+
+pub(crate) fn census(db: &Connection) -> Result<Census> {
+    let number = |row: &Row<'_>, column| get::<i64>(row, column).map(|n| u64::try_from(n).unwrap_or(0));
+    let sql = "SELECT (SELECT count(*) FROM run_index WHERE ended_at IS NULL),
+                      (SELECT count(*) FROM actions INDEXED BY actions_live WHERE ended_at IS NULL),
+                      (SELECT count(DISTINCT worker) FROM actions WHERE worker IS NOT NULL)";
+    let found = rows(db, sql, &[], |row| Ok((number(row, 0)?, number(row, 1)?, number(row, 2)?)))?;
+    let (runs, actions, workers) = found.into_iter().next().unwrap_or_default();
+    let mut census = Census { runs, actions, workers, ..Census::default() };
+    let sql = "SELECT org, queue, sum(waiting), sum(held), sum(runs) FROM loads GROUP BY org, queue
+               HAVING sum(waiting) + sum(held) + sum(runs) > 0";
+    let queues = rows(db, sql, &[], |row| {
+        let load = QueueLoad { waiting: number(row, 2)?, running: number(row, 3)?, runs: number(row, 4)? };
+        Ok(((get(row, 0)?, get(row, 1)?), load))
+    })?;
+    census.queues = queues.into_iter().collect();
+    Ok(census)
 }
 
 pub(crate) fn replace_limits(db: &Connection, limits: &ProjectLimits, generation: u64) -> Write {

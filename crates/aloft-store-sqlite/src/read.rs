@@ -167,9 +167,8 @@ pub(crate) fn sift_feed(db: &Connection, pos: u64, limit: usize, of: Sift) -> Re
 }
 
 pub(crate) fn last_pos(db: &Connection) -> Result<u64> {
-    db.query_row("SELECT ifnull(max(pos), 0) FROM events", [], |row| row.get::<_, i64>(0))
-        .map(|pos| pos as u64)
-        .map_err(from_sqlite)
+    let sql = "SELECT max(ifnull((SELECT max(pos) FROM events), 0), m.pos) FROM marks m";
+    db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|pos| pos as u64).map_err(from_sqlite)
 }
 
 fn named(row: &Row<'_>) -> Result<(RunKey, ActionName)> {

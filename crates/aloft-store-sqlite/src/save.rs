@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aloft_core::{ActionName, ActionState, Event, RunKey, Scope, Time};
-use aloft_store::{Blob, Share, StoreError};
+use aloft_store::{Blob, Share, StoreError, day};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::{
@@ -15,14 +15,20 @@ use crate::{
 /// A task as lists name it: organisation, project, domain, name and version; without a version all of its versions.
 pub(crate) type TaskKey = [String; 5];
 
-/// The row of a run: its number, the number of its last event, whether its root has been handed out and whether it has ended.
-pub(crate) fn find_run(tx: &Connection, run: &RunKey) -> Result<Option<(i64, u64, bool, bool)>, StoreError> {
+/// A run as its row says.
+pub(crate) fn find_run(tx: &Connection, run: &RunKey) -> Result<Option<HotRun>, StoreError> {
     tx.prepare_cached(
-        "SELECT id, seq, started, ended FROM runs WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4",
+        "SELECT id, created_at, seq, started, ended FROM runs
+         WHERE org = ?1 AND project = ?2 AND domain = ?3 AND name = ?4",
     )
     .and_then(|mut s| {
         let key = params![run.scope.org, run.scope.project, run.scope.domain, run.name];
-        s.query_row(key, |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64, row.get(2)?, row.get(3)?))).optional()
+        let found = |row: &rusqlite::Row<'_>| {
+            let mut found = HotRun::new(row.get(0)?, Time::from_micros(row.get(1)?));
+            (found.seq, found.started, found.ended) = (row.get::<_, i64>(2)? as u64, row.get(3)?, row.get(4)?);
+            Ok(found)
+        };
+        s.query_row(key, found).optional()
     })
     .map_err(from_sqlite)
 }
@@ -42,11 +48,23 @@ pub(crate) fn load(
     found.map(|(row, state, open)| Ok((row, stored::state(&state)?, open))).transpose()
 }
 
-pub(crate) fn blob(tx: &Transaction<'_>, blob: &Blob) -> Result<(), StoreError> {
-    tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes) VALUES (?1, ?2)")
-        .and_then(|mut s| s.execute(params![blob.digest, blob.bytes.as_ref()]))
+/// Stores a blob that run `run_id` brings.
+pub(crate) fn blob(tx: &Transaction<'_>, blob: &Blob, run_id: i64) -> Result<(), StoreError> {
+    tx.prepare_cached("INSERT OR IGNORE INTO blobs (digest, bytes, run_id) VALUES (?1, ?2, ?3)")
+        .and_then(|mut s| s.execute(params![blob.digest, blob.bytes.as_ref(), blob.own.then_some(run_id)]))
         .map(drop)
         .map_err(from_sqlite)
+}
+
+/// Notes that the runs of this place and day use the blob that a new action refers to.
+pub(crate) fn blob_use(tx: &Transaction<'_>, run: &RunKey, created_at: Time, digest: &str) -> Result<(), StoreError> {
+    let scope = &run.scope;
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO blob_uses (org, project, domain, day, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )
+    .and_then(|mut s| s.execute(params![scope.org, scope.project, scope.domain, day(created_at), digest]))
+    .map(drop)
+    .map_err(from_sqlite)
 }
 
 pub(crate) fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], now: Time) -> Result<i64, StoreError> {
@@ -60,9 +78,10 @@ pub(crate) fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], n
     };
     let related = info.relation.as_ref().map(|r| r.to.name.as_str());
     tx.prepare_cached(
-        "INSERT INTO runs (org, project, domain, name, seq, created_at, created_by, source, info, max_actions, queue,
+        "INSERT INTO runs (id, org, project, domain, name, seq, created_at, created_by, source, info, max_actions, queue,
                            related_to)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+         SELECT max(ifnull((SELECT max(id) FROM runs), 0), m.run) + 1, ?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+         FROM marks m",
     )
     .and_then(|mut s| {
         s.insert(params![
@@ -85,10 +104,13 @@ pub(crate) fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], n
 /// Appends an event to its run's log, and returns its place in the feed.
 pub(crate) fn append(tx: &Transaction<'_>, run_id: i64, seq: u64, event: &Event, now: Time) -> Result<u64, StoreError> {
     let body = stored::of_event(event)?;
-    tx.prepare_cached("INSERT INTO events (run_id, seq, at, body) VALUES (?1, ?2, ?3, ?4)")
-        .and_then(|mut s| s.insert(params![run_id, seq as i64, now.as_micros(), body]))
-        .map(|pos| pos as u64)
-        .map_err(from_sqlite)
+    tx.prepare_cached(
+        "INSERT INTO events (pos, run_id, seq, at, body)
+         SELECT max(ifnull((SELECT max(pos) FROM events), 0), m.pos) + 1, ?1, ?2, ?3, ?4 FROM marks m",
+    )
+    .and_then(|mut s| s.insert(params![run_id, seq as i64, now.as_micros(), body]))
+    .map(|pos| pos as u64)
+    .map_err(from_sqlite)
 }
 
 /// The word that a value is stored as in a column.

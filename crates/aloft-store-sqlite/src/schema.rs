@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0005_lists.sql"),
     include_str!("../migrations/0006_parents.sql"),
     include_str!("../migrations/0007_workers.sql"),
+    include_str!("../migrations/0008_retention.sql"),
     include_str!("../migrations/0009_children.sql"),
     include_str!("../migrations/0010_sums.sql"),
 ];

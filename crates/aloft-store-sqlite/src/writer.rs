@@ -4,8 +4,10 @@
 //! without anybody waiting for a timer. A job whose command is refused writes nothing; a job that fails on the database
 //! itself takes its whole batch with it, because half a batch must not be acknowledged.
 
+use std::time::Instant;
+
 use aloft_core::{Reply, Time};
-use aloft_store::{Hub, StoreError, Submission, SubmitError};
+use aloft_store::{Committed, Hub, StoreError, Submission, SubmitError};
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
@@ -70,7 +72,8 @@ pub(crate) fn run(mut db: Connection, mut jobs: mpsc::Receiver<Job>, hub: Hub, c
 fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterator<Item = Job>, hub: &Hub, now: Time) {
     let mut answers = Vec::new();
     let mut touched = Touched::default();
-    let failure = match carry_out(db, hot, jobs, &mut answers, &mut touched, now) {
+    let began = Instant::now();
+    let failure = match carry_out(db, hot, jobs, hub, &mut answers, &mut touched, now) {
         Ok(()) => {
             hot.committed();
             None
@@ -81,11 +84,16 @@ fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterator<Item = J
             Some(error)
         }
     };
+    let took = began.elapsed();
+    let commands = answers.len();
     for answer in answers {
         answer.send(failure.as_ref());
     }
     if failure.is_none() {
         hub.publish(touched.runs, touched.pos);
+        if let Some(observer) = hub.observer() {
+            observer.committed(Committed { commands, took, ..touched.committed });
+        }
     }
 }
 
@@ -93,6 +101,7 @@ fn carry_out(
     db: &mut Connection,
     hot: &mut Hot,
     jobs: impl Iterator<Item = Job>,
+    hub: &Hub,
     answers: &mut Vec<Answer>,
     touched: &mut Touched,
     now: Time,
@@ -112,7 +121,7 @@ fn carry_out(
         match job {
             Job::Submit { submission, done } => {
                 let result = match usable {
-                    Some(tx) => hot.submit(tx, &submission, touched, now),
+                    Some(tx) => hot.submit(tx, &submission, hub.observer(), touched, now),
                     None => Ok(Reply::Unchanged),
                 };
                 match &result {

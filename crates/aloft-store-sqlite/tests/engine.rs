@@ -227,3 +227,35 @@ async fn an_older_database_has_the_domains_that_were_fixed() {
     assert_eq!(ids, ["development", "staging", "production"]);
     assert!(store.domains("other").await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn what_is_given_up_leaves_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("aloft.db");
+    let store = open(&path).unwrap();
+    let large = vec![7u8; 100_000];
+    for n in 0..60 {
+        let name = format!("r{n}");
+        let own = aloft_store::Blob { digest: name.clone(), bytes: large.clone().into(), own: true };
+        let create = Submission { blobs: vec![own], ..create(&name) };
+        let end = Command::Abort { action: aloft_core::ActionName::root(), by: aloft_core::EndedBy::asked("me", "") };
+        let run = create.run.clone();
+        store.submit(create).await.unwrap();
+        store.submit(Submission::new(run, end)).await.unwrap();
+    }
+    let pages = || {
+        let db = rusqlite::Connection::open(&path).unwrap();
+        let rows: i64 = db
+            .query_row("SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM actions)", [], |r| r.get(0))
+            .unwrap();
+        (db.pragma_query_value(None, "page_count", |r| r.get::<_, i64>(0)).unwrap(), rows)
+    };
+    let (full, rows) = pages();
+    assert_eq!(rows, 180);
+    let retention = aloft_store::Retention { runs: Some(std::time::Duration::from_secs(1)), ..Default::default() };
+    let late = Time::from_micros(1_800_000_000_000_000);
+    while store.prune(&retention, late, 100).await.unwrap().more {}
+    let (left, rows) = pages();
+    assert_eq!(rows, 0);
+    assert!(left < full / 2 && full > 1000, "{full} pages became {left}");
+}

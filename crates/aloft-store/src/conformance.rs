@@ -3,6 +3,7 @@
 
 mod children;
 mod lists;
+mod retention;
 mod workers;
 
 use std::{future::Future, sync::Arc};
@@ -16,8 +17,9 @@ use aloft_core::{
 use bytes::Bytes;
 
 use crate::{
-    Blob, DeployedTask, Domain, DomainUse, ListQuery, ListScope, MAX_DELETED_QUEUES, OfferPlace, Project,
-    ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError, TaskId, Which,
+    Blob, Census, Committed, DeployedTask, Domain, DomainUse, ListQuery, ListScope, MAX_DELETED_QUEUES, Observer,
+    OfferPlace, Project, ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError,
+    TaskId, Which,
 };
 
 use self::workers::workers_are_known_by_their_session;
@@ -40,6 +42,7 @@ where
     commands_in_order_build_on_each_other(make().await).await;
     what_runs_elsewhere_waits_for_nothing_here(make().await).await;
     watchers_miss_nothing(make().await).await;
+    commits_are_told_and_what_lives_is_counted(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
     what_is_in_flight_is_counted(make().await).await;
     workers_are_known_by_their_session(make().await).await;
@@ -50,6 +53,7 @@ where
     the_end_of_a_parent_shows_at_once(make().await).await;
     children::run_all(&make).await;
     lists::run_all(&make).await;
+    retention::run_all(&make).await;
     records_are_kept(make().await).await;
     domains_are_kept_while_they_are_used(make().await).await;
     settings_keep_every_version(make().await).await;
@@ -97,7 +101,7 @@ fn create(run: &RunKey, digest: &str) -> Submission {
         ..RunInfo::default()
     };
     let command = Command::create_run(seed(digest, TaskPolicy::default()), info);
-    let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec") };
+    let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec"), own: false };
     Submission { run: run.clone(), command, blobs: vec![blob] }
 }
 
@@ -289,6 +293,51 @@ async fn watchers_miss_nothing(store: Handle) {
         }
     }
     writer.await.expect("no panic");
+}
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<Committed>>);
+
+impl Observer for Heard {
+    fn committed(&self, commit: Committed) {
+        self.0.lock().expect("nobody panics").push(commit);
+    }
+
+    fn wants_ends(&self) -> bool {
+        true
+    }
+}
+
+async fn commits_are_told_and_what_lives_is_counted(store: Handle) {
+    let heard = Arc::new(Heard::default());
+    store.observe(heard.clone());
+    store.observe(Arc::new(Heard::default()));
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    ok(&store, enqueue(&run, "x1", "a0")).await;
+    ok(&store, enqueue(&run, "x2", "a0")).await;
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    let load = QueueLoad { waiting: 2, running: 1, runs: 0 };
+    let queues = [(("local".to_owned(), DEFAULT_QUEUE.to_owned()), load)].into();
+    assert_eq!(store.census().await.unwrap(), Census { queues, runs: 1, actions: 3, workers: 1 });
+    ok(&store, report(&run, "x1", 1, Progress::Initializing)).await;
+    ok(&store, report(&run, "x1", 1, Progress::Running)).await;
+    ok(&store, report(&run, "x1", 1, done())).await;
+    assert_eq!(ok(&store, create(&run, "d")).await, Reply::Unchanged, "and nothing to tell of it");
+    let by = EndedBy::asked("me", "enough");
+    ok(&store, Submission::new(run.clone(), Command::Abort { action: ActionName::root(), by })).await;
+    ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
+    assert_eq!(store.census().await.unwrap(), Census::default());
+    let commits = std::mem::take(&mut *heard.0.lock().expect("nobody panics"));
+    let told: Vec<_> = commits.iter().flat_map(|c| &c.seen).collect();
+    let stages: Vec<_> = told.iter().flat_map(|s| s.stages.iter().map(|(stage, _)| stage.name())).collect();
+    assert_eq!(stages, ["queue", "transition", "execution", "completion", "completion", "completion"]);
+    let ends: Vec<_> = told.iter().filter_map(|s| Some((s.end.as_ref()?.name.as_str(), s.ended?, s.root))).collect();
+    let expected = [("x1", Phase::Succeeded, false), ("a0", Phase::Aborted, true), ("x2", Phase::Aborted, false)];
+    assert_eq!(ends, expected);
+    assert!(told.iter().all(|s| s.run == run && s.task == "env.f"));
+    assert_eq!(commits.iter().map(|c| c.events).sum::<usize>(), store.events_after(&run, 0, 100).await.unwrap().len());
 }
 
 async fn leases_and_limits_are_indexed(store: Handle) {
@@ -551,7 +600,7 @@ async fn records_are_kept(store: Handle) {
         deployed_at: Time::from_micros(at),
         deployed_by: Subject { id: "me".into(), ..Subject::default() },
     };
-    let blob = Blob { digest: "d".into(), bytes: Bytes::from_static(b"spec") };
+    let blob = Blob { digest: "d".into(), bytes: Bytes::from_static(b"spec"), own: false };
     for (version, at) in [("1", 10), ("2", 20)] {
         assert!(store.put_task(task(version, at), blob.clone()).await.unwrap());
     }
@@ -603,7 +652,7 @@ async fn domains_are_kept_while_they_are_used(store: Handle) {
             deployed_at: Time::from_micros(1),
             deployed_by: Subject::default(),
         };
-        store.put_task(task, Blob { digest: "d".into(), bytes: Bytes::new() }).await.unwrap();
+        store.put_task(task, Blob { digest: "d".into(), bytes: Bytes::new(), own: false }).await.unwrap();
     }
     ok(&store, create(&key("r"), "d")).await;
     let used = |id: &'static str| {

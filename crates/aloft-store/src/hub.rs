@@ -1,16 +1,22 @@
 //! Wake-up hints for engines: one watch channel per run that somebody watches, and one for the feed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use aloft_core::RunKey;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::Observer;
 
 /// What an engine wakes its watchers with. Clones share the channels.
 #[derive(Clone)]
 pub struct Hub {
     runs: Arc<Mutex<HashMap<RunKey, watch::Sender<u64>>>>,
     feed: Arc<watch::Sender<u64>>,
+    observer: Arc<OnceLock<Arc<dyn Observer>>>,
 }
 
 /// Beyond this many channels, those that nobody watches any more are dropped.
@@ -19,7 +25,17 @@ const SWEEP_ABOVE: usize = 1024;
 impl Hub {
     /// No watchers yet; the feed is at `pos`.
     pub fn new(pos: u64) -> Self {
-        Self { runs: Arc::default(), feed: Arc::new(watch::Sender::new(pos)) }
+        Self { runs: Arc::default(), feed: Arc::new(watch::Sender::new(pos)), observer: Arc::default() }
+    }
+
+    /// For [`crate::Store::observe`].
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        let _ = self.observer.set(observer);
+    }
+
+    /// Who is told of commits, if anybody.
+    pub fn observer(&self) -> Option<&dyn Observer> {
+        self.observer.get().map(AsRef::as_ref)
     }
 
     /// For [`crate::Store::changes`].

@@ -8,9 +8,11 @@ mod children;
 pub mod conformance;
 mod hub;
 mod list;
+mod observe;
 mod packed;
 mod page;
 mod records;
+mod retention;
 mod runs;
 mod share;
 mod sift;
@@ -18,7 +20,7 @@ pub mod sql;
 mod turn;
 mod workers;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aloft_core::{
     ActionName, ActionState, CacheEntry, CachePlan, Command, Event, Offer, Refusal, Reply, Reservation, RunKey, Scope,
@@ -31,12 +33,14 @@ use tokio::sync::watch;
 pub use children::{ChildGroup, ChildGroups, ChildPlace, ChildQuery, ChildRow, ChildWindow, PhaseCounts};
 pub use hub::Hub;
 pub use list::{Cursor, Direction, Field, FieldType, Filter, Listed, Op, SortBy};
+pub use observe::{Committed, Observer, Seen};
 pub use packed::{pack, unpack};
 pub use page::{KEPT_FOR, ListQuery, MAX_KEPT, MAX_KEPT_TOGETHER, Page, Position};
 pub use records::{
-    DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
+    Census, DeployedTask, Domain, DomainUse, LatestRun, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, QueueLoad,
     SettingsKey, SettingsVersion, TaskId, TaskList, TaskRow,
 };
+pub use retention::{DAY, OPEN_DAYS, Pruned, Retention, Walk, day, shared_blob};
 pub use runs::{Outline, OutlineItem, RunChanges, RunRecord, RunRow, RunSummary, RunTotals, TaskTotals, error_index};
 pub use share::Share;
 pub use sift::{Sift, Sifted};
@@ -95,6 +99,8 @@ pub struct Blob {
     pub digest: String,
     /// The bytes.
     pub bytes: Bytes,
+    /// Whether it is of the run alone that brings it, and goes with it: no other blob has its digest then.
+    pub own: bool,
 }
 
 /// A command to a run, with the blobs its events refer to. Committed together.
@@ -408,6 +414,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every record of limits of an organisation, by project and domain. Cheap: the dispatcher asks on each of its rounds.
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError>;
+
+    /// Tells `observer` of every commit of this process from now on. Only the first one is told.
+    fn observe(&self, observer: Arc<dyn Observer>);
+
+    /// What lives now, in all organisations.
+    async fn census(&self) -> Result<Census, StoreError>;
+
+    /// Does a part of giving up the runs that `retention` no longer keeps at `now`: takes some out of sight, or removes up
+    /// to about `most` rows of those that are. Those who commit at the same time wait for no more than that. When two do
+    /// this at once, one of them may do nothing.
+    ///
+    /// A run is given up only if it has ended, all its actions have by their own record, and no live run was made from it.
+    /// From that commit on it does not exist, and its name is free. Cache entries that it computed stay.
+    async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError>;
 
     /// Waits for the turn to hand out work. What is in flight is counted before and taken after, so of all control planes
     /// of this store one does that at a time. It is meant for moments: whoever has it for more than some seconds loses it.

@@ -216,6 +216,19 @@ impl QueueLoad {
     }
 }
 
+/// What lives at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// What each queue holds, by organisation and name; without those that hold nothing.
+    pub queues: BTreeMap<(String, String), QueueLoad>,
+    /// Runs that have not ended.
+    pub runs: u64,
+    /// Actions that have not ended, by their own record.
+    pub actions: u64,
+    /// Workers that hold attempts.
+    pub workers: u64,
+}
+
 /// What a project, or a domain of it, may run and hold. `None` is no limit; 0 forbids.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectLimits {

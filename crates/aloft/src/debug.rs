@@ -30,6 +30,7 @@ pub(crate) fn app(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
 
 /// The text is valid in both formats; collectors that know the newer one ask for it.
 async fn text(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Response {
+    metrics.refresh().await;
     let newer =
         headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).is_some_and(|a| a.contains("openmetrics-text"));
     let kind = match newer {

@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     ready::{self, Readiness},
     request,
+    trace::Telling,
 };
 
 /// What the port serves besides the control plane itself.
@@ -79,7 +80,7 @@ fn rpc(control: &Control, metrics: Option<&Arc<Metrics>>) -> Result<Router, Stri
     let (router, _checker): (_, Arc<StaticChecker>) = connectrpc_health::install_static(router, services);
     let rpcs = Arc::new(Rpcs::new(&router, &pool));
     let measuring = metrics.map(|m| m.of_rpcs(rpcs.served.iter().map(String::as_str)));
-    let mut service = aloft_control::service(router, Limits::default());
+    let mut service = aloft_control::service(router, Limits::default()).with_interceptor(Telling);
     if let Some(measuring) = measuring {
         service = service.with_interceptor(measuring);
     }

@@ -8,6 +8,7 @@ mod debug;
 mod dev;
 mod doctor;
 mod exit;
+mod gather;
 mod http;
 mod listen;
 mod metrics;
@@ -20,6 +21,7 @@ mod server;
 mod store;
 mod telemetry;
 mod tools;
+mod trace;
 mod worker;
 
 use std::process::ExitCode;
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         // Before any thread is started: the shim forks.
         Command::Shim { arguments } => return shim(arguments),
     };
+    trace::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {

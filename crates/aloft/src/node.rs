@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use aloft_control::{Control, Guest, Settings, WorkerToken};
+use aloft_control::{Control, Guest, RetentionSettings, Settings, WorkerToken};
 use aloft_core::WorkerId;
 use aloft_dataplane::{data::Data, env, process::AttemptDirs};
 use aloft_objects::{Keys, Objects};
@@ -17,6 +17,7 @@ use crate::{
     datadir::{DataDir, variable},
     debug,
     exit::{Exit, Kind},
+    gather,
     http::{self, Names, Served},
     listen,
     metrics::Metrics,
@@ -115,6 +116,7 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
         domains: config.domains.clone(),
         public_url: public_url.clone(),
         cluster: config.cluster_name.clone(),
+        retention: RetentionSettings { kept: config.retention.kept(), every: config.retention.every.0 },
         lease: config.worker.lease.0,
         worker_token: worker_token(config)?,
     };
@@ -122,6 +124,10 @@ async fn node(role: Role, loaded: &Loaded, serves: impl FnOnce(&Serving<'_>) -> 
     let store = Arc::clone(&opened.store);
     let control = Control::new(store, plane, Arc::new(clock), settings, stopping.clone(), signed_with);
     let domain = first_records(&control, loaded).await?;
+    if let Some(debug) = &debug {
+        debug.metrics.started(&control);
+    }
+    gather::start(&control, debug.as_ref().map(|d| &d.metrics), config);
 
     // From here on there is something to end well.
     let signalled = signals();

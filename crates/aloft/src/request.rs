@@ -1,6 +1,6 @@
 //! The identity of a request: what ties together the lines that are logged on its account, here and at whoever sent it.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::Request,
@@ -16,12 +16,17 @@ const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest identity that is taken from a client.
 const LONGEST: usize = 128;
 
+/// The identity of the request under way, among its extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
+
 /// Gives each request an identity, its own if it has a decent one, in a span around all that is logged, and in the answer.
-pub(crate) async fn identify(request: Request, next: Next) -> Response {
+pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
     let id = request.headers().get(HEADER).filter(|v| is_decent(v.as_bytes())).cloned();
     let id = id.or_else(|| HeaderValue::from_str(&format!("{:016x}", rand::random::<u64>())).ok());
     let shown = id.as_ref().and_then(|i| i.to_str().ok()).unwrap_or_default();
     let span = tracing::info_span!("request", request_id = shown);
+    request.extensions_mut().insert(RequestId(shown.into()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let began = Instant::now();
     async {

@@ -6,11 +6,21 @@ use std::{
 };
 
 use clap::ValueEnum;
+use opentelemetry_sdk::trace::SdkTracer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, filter_fn},
+    fmt,
+    prelude::*,
+};
 
-use crate::{config::Logger, exit::Exit};
+use crate::{
+    config::{Logger, Role, Tracing},
+    exit::Exit,
+    trace,
+};
 
 /// Whether every line must be a JSON object.
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -35,25 +45,38 @@ impl LogFormat {
     }
 }
 
-/// Starts logging to standard error. The level has been checked.
-pub(crate) fn init(logger: &Logger) {
-    start(logger.format, EnvFilter::new(&logger.level), logger.show_source);
+/// Starts logging to standard error, and tracing if that is on. The level has been checked.
+///
+/// # Errors
+/// A sentence that says what is wrong with where traces go.
+pub(crate) fn init(logger: &Logger, tracing: &Tracing, role: Role) -> Result<(), String> {
+    let tracer = trace::start(tracing, role)?;
+    start(logger.format, EnvFilter::new(&logger.level), logger.show_source, tracer);
+    Ok(())
 }
 
 /// Starts logging as JSON, only to say why there is nothing else to log.
 pub(crate) fn json_only() {
-    start(LogFormat::Json, EnvFilter::new("info"), false);
+    start(LogFormat::Json, EnvFilter::new("info"), false, None);
 }
 
-fn start(format: LogFormat, filter: EnvFilter, source: bool) {
+fn start(format: LogFormat, filter: EnvFilter, source: bool, tracer: Option<SdkTracer>) {
     // Colours only for eyes.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_file(source).with_line_number(source);
     JSON.store(format == LogFormat::Json, Ordering::Relaxed);
-    let registry = tracing_subscriber::registry().with(filter);
+    // What is exported is made apart from what is logged, and neither shows in the other.
+    let filter = filter.and(filter_fn(|metadata| metadata.target() != trace::TARGET));
+    let exported = tracer.map(|tracer| {
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_threads(false).with_location(false);
+        layer.with_tracked_inactivity(false).with_filter(filter_fn(|metadata| metadata.target() == trace::TARGET))
+    });
+    let registry = tracing_subscriber::registry().with(exported);
     match format {
-        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_span_list(false)).init(),
-        LogFormat::Text => registry.with(layer.with_target(false).compact()).init(),
+        LogFormat::Json => {
+            registry.with(layer.json().flatten_event(true).with_span_list(false).with_filter(filter)).init();
+        }
+        LogFormat::Text => registry.with(layer.with_target(false).compact().with_filter(filter)).init(),
     }
 }
 

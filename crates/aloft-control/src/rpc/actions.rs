@@ -23,6 +23,7 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_store::{Blob, Logged, RunRecord, Submission, Which};
 use connectrpc::ConnectError;
 use futures::{Stream, StreamExt as _};
+use tokio::time::Instant;
 
 use super::{
     condition, convert,
@@ -30,7 +31,7 @@ use super::{
     run, task,
     watch::{self, Look, Watched},
 };
-use crate::Control;
+use crate::{Control, meter::task_of};
 
 /// Longest cache key, in bytes.
 const MAX_CACHE_KEY: usize = 1024;
@@ -53,6 +54,7 @@ enum Work<'r> {
 }
 
 async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
+    let began = Instant::now();
     let (run, action) = control.action_id(request.action_id)?;
     if action.is_root() {
         return Err(invalid("action_id.name: a0 is the run's first action and is created by CreateRun"));
@@ -78,6 +80,7 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         Work::Nothing => return Err(invalid("spec: task, trace or condition is required")),
     };
     let taken = control.taken_over(&run, record.info.relation.as_ref(), &action, &seed).await.map_err(wire)?;
+    let task = task_of(&seed, taken.recovered.is_some());
     let command = Command::Enqueue {
         action,
         parent,
@@ -86,7 +89,11 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         recovered: taken.recovered,
         traces: taken.traces,
     };
-    run::submit(control, Submission { run, command, blobs }).await
+    let reply = run::submit(control, Submission { run: run.clone(), command, blobs }).await?;
+    if reply == Reply::Done {
+        control.accepted(&run, task.as_deref(), began);
+    }
+    Ok(reply)
 }
 
 /// Refuses work that lacks what it cannot do without.

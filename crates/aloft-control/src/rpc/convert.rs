@@ -303,7 +303,7 @@ pub(super) fn spec(spec: &TaskSpec) -> Answer<Spec> {
         short_name: if spec.short_name.is_empty() { id.name.clone() } else { spec.short_name.clone() },
         environment,
     };
-    Ok(Spec { blob: Blob { digest, bytes }, task, policy, cache, asks })
+    Ok(Spec { blob: Blob { digest, bytes, own: false }, task, policy, cache, asks })
 }
 
 /// The bytes of a specification, unless they are too many to keep.
@@ -402,9 +402,26 @@ fn hash_value(hash: &mut Sha256, value: &Value) {
     }
 }
 
+/// A length of time in words, in the largest unit of which it is a whole number.
+pub(super) fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    let (count, unit) = units
+        .into_iter()
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
+        .map_or((seconds, "second"), |(unit, name)| (seconds / unit, name));
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Bytes to store under their own digest.
 pub(super) fn blob(bytes: bytes::Bytes) -> Blob {
-    Blob { digest: hex(&Sha256::digest(&bytes)), bytes }
+    Blob { digest: hex(&Sha256::digest(&bytes)), bytes, own: false }
+}
+
+/// Bytes to store for one run alone. Its name is part of the digest, so that no other run's bytes have the same.
+pub(super) fn own_blob(run: &RunKey, bytes: bytes::Bytes) -> Blob {
+    let digest = Sha256::new().chain_update(format!("of run {run}\n")).chain_update(&bytes).finalize();
+    Blob { digest: hex(&digest), bytes, own: true }
 }
 
 fn hex(bytes: &[u8]) -> String {

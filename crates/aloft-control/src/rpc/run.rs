@@ -21,6 +21,7 @@ use aloft_flyteidl2::flyteidl2::{
 use aloft_store::{RunRecord, StoreError, Submission, SubmitError, Which};
 use buffa::Message as _;
 use connectrpc::RequestContext;
+use tokio::time::Instant;
 
 use super::{
     convert::{self, Spec},
@@ -28,7 +29,7 @@ use super::{
     error::{Answer, invalid, not_found, shortened, unimplemented, wire},
     settings, task, tracked,
 };
-use crate::{Control, names};
+use crate::{Control, meter::task_of, names};
 
 /// How the refusal for a missing bundle ends: the client believes for a day that it uploaded it.
 const STALE_CACHE: &str = "the client remembers uploads for a day; run `flyte delete local-cache` and try again";
@@ -38,6 +39,7 @@ pub(super) async fn create_run(
     context: &RequestContext,
     request: CreateRunRequest,
 ) -> Answer<CreateRunResponse> {
+    let began = Instant::now();
     let run = new_run_key(control, context, request.id.as_ref())?;
     control.check_place(&run.scope).await?;
     let task_spec = requested_task(control, request.task).await?;
@@ -56,7 +58,7 @@ pub(super) async fn create_run(
 
     // Users' bytes are at the data plane before the run is committed (design rule 7), so a committed run can start.
     let inputs = store_inputs(control, &run, request.input_wrapper, &task_spec).await?;
-    let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
+    let run_blob = convert::own_blob(&run, convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
         source: tracked::source_here(request.source)?,
@@ -73,6 +75,7 @@ pub(super) async fn create_run(
     let task_blob = spec.blob.clone();
     let seed = root_seed(control.run_base(&run, &run_spec), spec, inputs, &info);
     let taken = control.taken_over(&run, info.relation.as_ref(), &ActionName::root(), &seed).await.map_err(wire)?;
+    let task = task_of(&seed, taken.recovered.is_some());
     let submission = Submission {
         run: run.clone(),
         command: Command::CreateRun {
@@ -83,7 +86,9 @@ pub(super) async fn create_run(
         },
         blobs: [task_blob, run_blob].into_iter().chain(settings).collect(),
     };
-    submit(control, submission).await?;
+    if submit(control, submission).await? == Reply::Done {
+        control.accepted(&run, task.as_deref(), began);
+    }
     let (record, root) = find_run(control, &run).await?;
     Ok(CreateRunResponse { run: to_run(&record, &root).into(), ..Default::default() })
 }
@@ -103,7 +108,7 @@ async fn named_refusal(control: &Control, run: &RunKey, error: SubmitError) -> c
         SubmitError::Refused(Refusal::DifferentWork { what: "run", difference, .. }) => {
             return wire(Refusal::DifferentWork { what: "run", name: run.name.clone(), difference });
         }
-        SubmitError::Refused(Refusal::NoSuchRun) => return no_run(run),
+        SubmitError::Refused(Refusal::NoSuchRun) => return no_run(control, run),
         SubmitError::Refused(Refusal::NoSuchAction(name)) => format!("action {name}"),
         SubmitError::Refused(Refusal::NoSuchParent(name)) => format!("parent action {name}"),
         other => return wire(other),
@@ -324,8 +329,14 @@ fn root_seed(run_output_base: String, spec: Spec, inputs: StoredInputs, info: &R
     })
 }
 
-fn no_run(run: &RunKey) -> connectrpc::ConnectError {
-    not_found(format!("run {} does not exist in project {}, domain {}", run.name, run.scope.project, run.scope.domain))
+fn no_run(control: &Control, run: &RunKey) -> connectrpc::ConnectError {
+    let RunKey { scope, name } = run;
+    // Who follows an old link wants to know whether it was ever right.
+    let kept = match control.settings().retention.kept.of(&scope.project) {
+        None => String::new(),
+        Some(time) => format!("; runs of this project are kept for {} after their end", convert::in_words(time)),
+    };
+    not_found(format!("run {name} does not exist in project {}, domain {}{kept}", scope.project, scope.domain))
 }
 
 /// A run and its root action.
@@ -336,12 +347,12 @@ pub(super) async fn find_run(control: &Control, run: &RunKey) -> Answer<(Arc<Run
 }
 
 pub(super) async fn find_record(control: &Control, run: &RunKey) -> Answer<Arc<RunRecord>> {
-    control.record(run).await.map_err(wire)?.ok_or_else(|| no_run(run))
+    control.record(run).await.map_err(wire)?.ok_or_else(|| no_run(control, run))
 }
 
 pub(super) async fn find_action(control: &Control, run: &RunKey, action: &ActionName) -> Answer<ActionState> {
     let snapshot = control.store().snapshot(run, Which::One(action.clone())).await.map_err(wire)?;
-    let snapshot = snapshot.ok_or_else(|| no_run(run))?;
+    let snapshot = snapshot.ok_or_else(|| no_run(control, run))?;
     let found = snapshot.actions.into_iter().next();
     found.ok_or_else(|| not_found(format!("action {action} does not exist in run {}", run.name)))
 }

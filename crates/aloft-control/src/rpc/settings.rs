@@ -257,8 +257,11 @@ pub(super) async fn apply_to_run(
     let versions = control.store().settings_at(&SettingsKey { org, domain, project }).await.map_err(wire)?;
     let resolved = Resolved::layers(layers(&versions)?);
     apply::apply(&resolved, spec, task);
-    let stored =
-        || Blob { digest: apply::digest(run), bytes: message::to_wire(resolved.iter()).encode_to_vec().into() };
+    let stored = || Blob {
+        digest: apply::digest(run),
+        bytes: message::to_wire(resolved.iter()).encode_to_vec().into(),
+        own: true,
+    };
     Ok(resolved.has_values().then(stored))
 }
 

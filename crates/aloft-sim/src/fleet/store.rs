@@ -7,10 +7,10 @@ use aloft_core::{
     ActionName, ActionState, CacheEntry, CachePlan, Command, Reply, Reservation, RunKey, Scope, Time, WorkerId,
 };
 use aloft_store::{
-    AboutWorker, Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged, OfferPlace,
-    Offered, Outline, Page, Project, ProjectLimits, Queue, QueueLoad, RunChanges, RunRecord, RunRow, RunTotals,
-    SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which,
-    WorkerRecord,
+    AboutWorker, Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged,
+    Observer, OfferPlace, Offered, Outline, Page, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
+    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
+    SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
 };
 use aloft_store_sqlite::SqliteStore;
 use async_trait::async_trait;
@@ -213,6 +213,18 @@ impl Store for Reach {
 
     fn feed(&self) -> watch::Receiver<u64> {
         self.feed.subscribe()
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) {
+        self.inner().observe(observer);
+    }
+
+    async fn census(&self) -> Result<Census, StoreError> {
+        self.read(self.inner().census()).await
+    }
+
+    async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {
+        self.change(self.inner().prune(retention, now, most)).await
     }
 
     async fn dispatch_turn(&self) -> Result<Turn, StoreError> {

@@ -7,9 +7,9 @@ use std::{
 
 use aloft_core::{
     ActionName, ActionState, CacheView, Command, Effect, EndedBelow, Event, QueueRoom, Reply, Reservation, RunInfo,
-    RunKey, Scope, Time, View, apply, decide, effects,
+    RunKey, Scope, Time, View, Was, apply, decide, effects,
 };
-use aloft_store::{Blob, StoreError, Submission, SubmitError};
+use aloft_store::{Blob, Observer, Seen, StoreError, Submission, SubmitError};
 
 use super::load::{Cached, Held, Known, Missing};
 use crate::cache::{self, Place};
@@ -62,9 +62,12 @@ pub(super) struct Decided {
     pub(super) events: Vec<Appended>,
     pub(super) runs: BTreeMap<RunKey, ChangedRun>,
     pub(super) actions: HashMap<RunKey, HashMap<ActionName, Changed>>,
-    pub(super) blobs: BTreeMap<String, Blob>,
+    /// By digest, each with the run that brings it.
+    pub(super) blobs: BTreeMap<String, (RunKey, Blob)>,
     pub(super) cache: Vec<(Place, Scope, CacheChange)>,
     pub(super) missing: Missing,
+    /// What there is to tell of it, if somebody listens.
+    pub(super) seen: Vec<Seen>,
     /// The cache as the batch leaves it.
     cached: HashMap<Place, Cached>,
     /// Children that the batch adds and ends.
@@ -85,16 +88,22 @@ impl Decided {
 }
 
 /// Decides every command, or says what is missing.
-pub(super) fn all(known: &Known, submissions: &[Submission], now: Time) -> Decided {
+pub(super) fn all(known: &Known, submissions: &[Submission], observer: Option<&dyn Observer>, now: Time) -> Decided {
     let mut decided = Decided::default();
     for submission in submissions {
-        let answer = one(known, &mut decided, submission, now);
+        let answer = one(known, &mut decided, submission, observer, now);
         decided.answers.push(answer);
     }
     decided
 }
 
-fn one(known: &Known, decided: &mut Decided, submission: &Submission, now: Time) -> Result<Reply, SubmitError> {
+fn one(
+    known: &Known,
+    decided: &mut Decided,
+    submission: &Submission,
+    observer: Option<&dyn Observer>,
+    now: Time,
+) -> Result<Reply, SubmitError> {
     let Submission { run, command, blobs } = submission;
     let before = decided.runs.get(run).cloned();
     let before = before.or_else(|| {
@@ -121,11 +130,11 @@ fn one(known: &Known, decided: &mut Decided, submission: &Submission, now: Time)
         Some(found) => found,
         None => ChangedRun { info: Some(new_run(run, &decision.events)?), seq: 0, made: 0, at: now, started: false },
     };
-    decided.blobs.extend(blobs.iter().map(|b| (b.digest.clone(), b.clone())));
+    decided.blobs.extend(blobs.iter().map(|b| (b.digest.clone(), (run.clone(), b.clone()))));
     for event in decision.events {
         after.seq += 1;
         after.at = now;
-        change(known, decided, run, &mut after, &event, now)?;
+        change(known, decided, run, &mut after, &event, observer, now)?;
         decided.events.push(Appended { run: run.clone(), seq: after.seq, at: now, event });
     }
     decided.runs.insert(run.clone(), after);
@@ -177,12 +186,16 @@ fn change(
     run: &RunKey,
     after: &mut ChangedRun,
     event: &Event,
+    observer: Option<&dyn Observer>,
     now: Time,
 ) -> Result<(), StoreError> {
     let name = event.action();
     let before = find(known, decided, run, name).cloned();
     let state = apply(before.clone(), event, now)
         .ok_or_else(|| StoreError::Corrupt(format!("event {} of run {run} does not fit action {name}", after.seq)))?;
+    if let Some(observer) = observer {
+        decided.seen.extend(Seen::of(observer, run, before.as_ref().map(Was::of), event, &state, now));
+    }
     for effect in effects(run, before.as_ref(), &state, now) {
         record(known, decided, run, &effect);
     }

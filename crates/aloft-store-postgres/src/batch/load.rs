@@ -21,6 +21,7 @@ pub(super) struct RunRow {
     pub(super) made: i64,
     pub(super) at: Time,
     pub(super) started: bool,
+    pub(super) created_at: Time,
 }
 
 /// An action as it is stored.
@@ -98,7 +99,8 @@ impl Known {
         let [orgs, projects, domains, names] = columns(&wanted);
         let sql = tx
             .prepare_cached(
-                "SELECT r.org, r.project, r.domain, r.name, r.id, r.seq, r.made, r.at, r.started FROM runs r
+                "SELECT r.org, r.project, r.domain, r.name, r.id, r.seq, r.made, r.at, r.started, r.created_at
+                 FROM runs r
                  JOIN unnest($1::text[], $2::text[], $3::text[], $4::text[]) k (org, project, domain, name)
                    ON r.org = k.org AND r.project = k.project AND r.domain = k.domain AND r.name = k.name
                  ORDER BY r.id FOR UPDATE OF r",
@@ -115,6 +117,7 @@ impl Known {
                 made: row.get(6),
                 at: time(&row, 7),
                 started: row.get(8),
+                created_at: time(&row, 9),
             };
             let key = run_key(&row, 0);
             known.actions.insert(key.clone(), kept.take(&key, &run));

@@ -17,11 +17,11 @@ use std::{
     collections::{BTreeSet, HashMap},
     ops::Deref,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aloft_core::{Reply, RunKey};
-use aloft_store::{StoreError, Submission, SubmitError};
+use aloft_store::{Committed, StoreError, Submission, SubmitError};
 use deadpool_postgres::Pool;
 use tokio::sync::{mpsc, oneshot};
 
@@ -126,6 +126,7 @@ async fn once(
     if submissions.is_empty() {
         return Ok(Vec::new());
     }
+    let began = Instant::now();
     let tx = Open::take(&shared.pool).await?;
     let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
     let mut known = load::Known::load(&tx, kept, &keys, submissions).await?;
@@ -133,7 +134,7 @@ async fn once(
     known.packs = now >= shared.packs_from;
     // A decision that asks for what is not loaded is thrown away with all others, and taken again with it.
     let mut decided = loop {
-        let decided = decide::all(&known, submissions, now);
+        let decided = decide::all(&known, submissions, shared.hub.observer(), now);
         if decided.missing.is_empty() {
             break decided;
         }
@@ -149,6 +150,10 @@ async fn once(
     let pos = tail::commit(tx, (&shared.channel, &shared.own), &known, &decided, &written).await?;
     shared.told.lock().insert(pos / PLACES);
     shared.hub.publish(decided.seqs(), Some(pos));
+    if let Some(observer) = shared.hub.observer() {
+        let (commands, events, took) = (submissions.len(), decided.events.len(), began.elapsed());
+        observer.committed(Committed { commands, events, took, seen: std::mem::take(&mut decided.seen) });
+    }
     let answers = std::mem::take(&mut decided.answers);
     kept.keep(known, decided, &written.runs);
     Ok(answers)

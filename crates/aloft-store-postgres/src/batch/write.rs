@@ -1,9 +1,9 @@
 //! What a batch decided, as rows. Many rows to a statement: the cost is statements, not rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use aloft_core::{ActionState, RunKey, Scope, Seed, Time};
-use aloft_store::StoreError;
+use aloft_core::{ActionName, ActionState, RunKey, Scope, Seed, Time};
+use aloft_store::{StoreError, day, shared_blob};
 use tokio_postgres::types::ToSql;
 
 use super::{
@@ -82,14 +82,7 @@ struct Row<'r> {
 /// Writes everything but the place of the commit.
 pub(super) async fn all(tx: &Tx, known: &Known, decided: &Decided) -> Result<Written, Trouble> {
     let mut written = Written { runs: insert_runs(tx, known, decided).await?, ..Written::default() };
-    let blobs: Vec<_> = decided.blobs.values().collect();
-    if !blobs.is_empty() {
-        let digests: Vec<&str> = blobs.iter().map(|b| b.digest.as_str()).collect();
-        let bytes: Vec<&[u8]> = blobs.iter().map(|b| b.bytes.as_ref()).collect();
-        let sql =
-            "INSERT INTO blobs (digest, bytes) SELECT * FROM unnest($1::text[], $2::bytea[]) ON CONFLICT DO NOTHING";
-        execute(tx, sql, &[&digests, &bytes]).await?;
-    }
+    write_blobs(tx, known, decided, &written).await?;
     let mut rows = Vec::new();
     for (key, actions) in &decided.actions {
         let Some(run_id) = written.runs.get(key).copied().or_else(|| known.runs.get(key).map(|r| r.id)) else {
@@ -119,6 +112,42 @@ pub(super) async fn all(tx: &Tx, known: &Known, decided: &Decided) -> Result<Wri
     }
     written.runs.extend(decided.runs.keys().filter_map(|key| Some((key.clone(), known.runs.get(key)?.id))));
     Ok(written)
+}
+
+/// Stores the blobs that are new, and notes which ones that runs share are used by runs of which day. The use is written
+/// before the blob is looked for (`prune.rs` says why).
+async fn write_blobs(tx: &Tx, known: &Known, decided: &Decided, written: &Written) -> Result<(), Trouble> {
+    let mut uses: BTreeSet<(&Scope, i64, &str)> = BTreeSet::new();
+    for (key, actions) in &decided.actions {
+        let mut created_at = known.runs.get(key).map(|run| run.created_at);
+        if created_at.is_none() {
+            created_at = actions.get(&ActionName::root()).map(|root| root.state.created_at);
+        }
+        let Some(created_at) = created_at else { continue };
+        for changed in actions.values().filter(|c| c.new.is_some()) {
+            uses.extend(shared_blob(&changed.state).map(|digest| (&key.scope, day(created_at), digest)));
+        }
+    }
+    if uses.is_empty() && decided.blobs.is_empty() {
+        return Ok(());
+    }
+    let text = |f: fn(&Scope) -> &String| uses.iter().map(|(scope, ..)| f(scope).clone()).collect::<Vec<_>>();
+    let days: Vec<i64> = uses.iter().map(|(_, day, _)| *day).collect();
+    let used: Vec<&str> = uses.iter().map(|(.., digest)| *digest).collect();
+    let (digests, blobs): (Vec<&str>, Vec<_>) =
+        decided.blobs.iter().map(|(digest, blob)| (digest.as_str(), blob)).unzip();
+    let bytes: Vec<&[u8]> = blobs.iter().map(|(_, blob)| blob.bytes.as_ref()).collect();
+    let owners: Vec<Option<i64>> =
+        blobs.iter().map(|(run, blob)| blob.own.then(|| run_id(known, written, run))).collect();
+    let sql = "WITH u AS (
+                   INSERT INTO blob_uses (org, project, domain, day, digest)
+                   SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])
+                   ON CONFLICT DO NOTHING)
+               INSERT INTO blobs (digest, bytes, run_id) SELECT * FROM unnest($6::text[], $7::bytea[], $8::bigint[])
+               ON CONFLICT DO NOTHING";
+    let params: [&(dyn ToSql + Sync); 8] =
+        [&text(|s| &s.org), &text(|s| &s.project), &text(|s| &s.domain), &days, &used, &digests, &bytes, &owners];
+    execute(tx, sql, &params).await.map(drop)
 }
 
 async fn execute(tx: &Tx, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, Trouble> {

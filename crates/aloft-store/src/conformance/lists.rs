@@ -413,7 +413,7 @@ fn deployed(name: &str, version: &str, at: i64, by: &str) -> DeployedTask {
 }
 
 async fn deploy(store: &Handle, task: DeployedTask) {
-    let blob = Blob { digest: "d".into(), bytes: Bytes::from_static(b"spec") };
+    let blob = Blob { digest: "d".into(), bytes: Bytes::from_static(b"spec"), own: false };
     assert!(store.put_task(task, blob).await.expect("stored"));
 }
 
@@ -514,10 +514,10 @@ async fn several_keys_sort_in_order(store: Handle) {
 }
 
 /// Pseudo-random numbers that are the same for every engine.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub(super) fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from((self.0 >> 33) % sides as u64).expect("small")
     }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Loaded, Problem, Role, Source, database::Place, is_loopback};
+use super::{Loaded, Problem, Role, Source, database::Place, is_loopback, keep::Keep};
 
 /// Shortest lease of workers: three signs of life fit into it, and a connection that is made anew.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
@@ -50,8 +50,50 @@ pub(super) fn check(role: Role, loaded: &Loaded) -> Vec<Problem> {
     if let Err((key, reason, remedy)) = config.database.place(Path::new("unused")) {
         found.add(key, reason, remedy);
     }
+    if let Some(endpoint) = &config.tracing.endpoint
+        && let Err(reason) = collector(endpoint)
+    {
+        found.add("tracing.endpoint", reason, "write it as http://collector:4318");
+    }
+    if config.tracing.sampled > 100 {
+        found.add("tracing.sampled", "is more than all", "choose a number from 0 to 100");
+    }
+    for (key, most) in [("metrics.places", config.metrics.places), ("metrics.tasks", config.metrics.tasks)] {
+        if most > MOST_NAMES {
+            let reason = format!("is more than the {MOST_NAMES} that whoever collects metrics can be asked to take");
+            found.add(key, reason, "choose some hundreds");
+        }
+    }
+    retention(&mut found);
     worker(role, &mut found);
     found.problems
+}
+
+/// Most names that a label may have. Each task has five series of twenty buckets.
+const MOST_NAMES: u32 = 10_000;
+
+/// Shortest time that runs are kept: a client that repeats a request which it heard no answer to must find the run that it made.
+/// The SDK gives up after a few minutes.
+const SHORTEST: Duration = Duration::from_secs(600);
+
+fn retention(found: &mut Found<'_>) {
+    let retention = &found.loaded.config.retention;
+    let short = |keep: &Keep| keep.time().is_some_and(|time| time < SHORTEST);
+    let reason = |what: &str, keep: &Keep| {
+        format!("{what}{keep} is too short: a client that repeats a request must find the run that it made")
+    };
+    if short(&retention.runs) {
+        found.add("retention.runs", reason("", &retention.runs), "keep runs for 10m or longer");
+    }
+    let projects: Vec<_> = retention.per_project.iter().map(|p| p.project.clone()).collect();
+    found.names("retention.perProject", &projects);
+    for own in retention.per_project.iter().filter(|p| short(&p.keep)) {
+        let reason = reason(&format!("{}=", own.project), &own.keep);
+        found.add("retention.perProject", reason, "keep runs for 10m or longer");
+    }
+    if retention.every.0 < Duration::from_secs(1) {
+        found.add("retention.every", "is less than a second", "look once a minute");
+    }
 }
 
 fn worker(role: Role, found: &mut Found<'_>) {
@@ -128,6 +170,21 @@ fn listen(role: Role, found: &mut Found<'_>) {
     {
         found.add("listen.publicUrl", reason, "write it as https://aloft.example.com");
     }
+}
+
+/// Whether a URL can be that of a collector of traces.
+fn collector(url: &str) -> Result<(), String> {
+    let parsed: http::Uri = url.parse().map_err(|_| "is no URL".to_owned())?;
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err("does not begin with http:// or https://".to_owned());
+    }
+    if parsed.authority().is_none_or(|a| a.host().is_empty()) {
+        return Err("names no host".to_owned());
+    }
+    if parsed.path().trim_end_matches('/').ends_with("/v1/traces") {
+        return Err("is the address of one signal, and /v1/traces is added to it".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether a URL can be that of a server: a scheme, a host, perhaps a port, and nothing else.
@@ -279,6 +336,15 @@ mod tests {
             ("database.url", json!("mysql://x")),
             ("database.connectionPool.maxOpenConnections", json!(0)),
             ("database.connectionPool.maxIdleConnections", json!(21)),
+            ("metrics.tasks", json!(10_001)),
+            ("tracing.endpoint", json!("collector:4318")),
+            ("tracing.endpoint", json!("http://collector:4318/v1/traces")),
+            ("tracing.sampled", json!(101)),
+            ("retention.runs", json!("9m59s")),
+            ("retention.perProject", json!(["a=1m"])),
+            ("retention.perProject", json!(["a=1d", "a=2d"])),
+            ("retention.perProject", json!(["A=1d"])),
+            ("retention.every", json!("10ms")),
         ] {
             let said = problems(Role::Server, &json!({key: value}));
             assert!(said.len() == 1 && said[0].starts_with(&format!("a: {key}: ")), "{key} {value}: {said:?}");
@@ -290,6 +356,8 @@ mod tests {
             ("debug.port", json!(0)),
             ("logger.level", json!("info,aloft_control=debug")),
             ("logger.level", json!("OFF")),
+            ("retention.runs", json!("10m")),
+            ("retention.perProject", json!(["a=forever", "b=3650d"])),
         ] {
             assert_eq!(problems(Role::Server, &json!({key: value})), Vec::<String>::new(), "{key} {value}");
         }

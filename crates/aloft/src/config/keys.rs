@@ -113,6 +113,11 @@ fn expected(schema: &Value) -> String {
     if schema.get("format").and_then(Value::as_str) == Some("span") {
         return "a length of time like 30s, 5m or 1h30m".to_owned();
     }
+    match schema.get("format").and_then(Value::as_str) {
+        Some("keep") => return "forever, or a length of time like 30d or 12h".to_owned(),
+        Some("project-keep") => return "PROJECT=forever or PROJECT=30d".to_owned(),
+        _ => {}
+    }
     let kind = types(schema).into_iter().find(|t| *t != "null").unwrap_or("object");
     match (kind, number("minimum"), number("maximum")) {
         ("array", ..) => {

@@ -6,6 +6,7 @@ mod alias;
 mod check;
 mod command;
 mod database;
+mod keep;
 mod keys;
 mod layer;
 mod model;
@@ -25,7 +26,7 @@ pub(crate) use self::{
     command::{Command, Whose},
     database::{Place, Postgres},
     layer::Layer,
-    model::{Config, DEV_PORT, Logger, Role},
+    model::{Config, DEV_PORT, Logger, Metrics, Role, Tracing},
     problem::{Problem, Source},
 };
 use self::{
@@ -128,7 +129,9 @@ pub(crate) fn load_and_log(role: Role, sources: &Sources, flags: Vec<Layer>) -> 
         }
         Exit::new(Kind::Config, explain(&wrong.problems))
     })?;
-    telemetry::init(&loaded.config.logger);
+    telemetry::init(&loaded.config.logger, &loaded.config.tracing, role).map_err(|why| {
+        Exit::new(Kind::Config, format!("tracing.endpoint: {why}; write it as http://collector:4318"))
+    })?;
     for note in &loaded.notes {
         tracing::warn!("configuration: {note}");
     }

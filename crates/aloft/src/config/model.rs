@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     database::Password,
+    keep::{Keep, ProjectKeep},
     values::{Secret, SecretFile, Span},
 };
 use crate::telemetry::LogFormat;
@@ -74,8 +75,11 @@ pub(crate) struct Config {
     pub(crate) debug: Debug,
     pub(crate) drain: Drain,
     pub(crate) logger: Logger,
+    pub(crate) metrics: Metrics,
     pub(crate) database: Database,
+    pub(crate) retention: Retention,
     pub(crate) storage: Storage,
+    pub(crate) tracing: Tracing,
     pub(crate) executor: Executor,
     pub(crate) worker: Worker,
 }
@@ -137,6 +141,18 @@ pub(crate) struct Logger {
     pub(crate) show_source: bool,
 }
 
+/// What metrics tell apart. What comes later than so many others is counted as `other`, until the process ends.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Most pairs of a project and a domain that metrics tell apart.
+    #[schemars(range(max = 10_000))]
+    pub(crate) places: u32,
+    /// Most tasks that metrics tell apart.
+    #[schemars(range(max = 10_000))]
+    pub(crate) tasks: u32,
+}
+
 /// Where the database is. Without any of its keys, a SQLite file in the data directory.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -174,6 +190,18 @@ pub(crate) struct ConnectionPool {
     pub(crate) max_connection_lifetime: Span,
 }
 
+/// How long the records of runs are kept. What runs have written to the object store is not touched.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Retention {
+    /// How long a run is kept after it has ended: at least `10m`.
+    pub(crate) runs: Keep,
+    /// How long runs of certain projects are kept instead, each written as `PROJECT=30d` or `PROJECT=forever`.
+    pub(crate) per_project: Vec<ProjectKeep>,
+    /// How often to look for runs that are no longer kept.
+    pub(crate) every: Span,
+}
+
 /// Where users' data is.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -194,6 +222,20 @@ pub(crate) enum Provider {
     Local,
 }
 
+/// Traces for OpenTelemetry. The standard's own variables (`OTEL_...`) say what these keys do not.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Tracing {
+    /// Where traces are sent by OTLP over HTTP, without `/v1/traces`: `http://collector:4318`. By default what
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says; without either nothing is traced.
+    pub(crate) endpoint: Option<String>,
+    /// Whether every run is a trace too, with its actions and their stages, beside every RPC.
+    pub(crate) runs: bool,
+    /// How many of a hundred traces that begin here are kept; those of callers are kept as the caller says.
+    #[schemars(range(min = 0, max = 100))]
+    pub(crate) sampled: u32,
+}
+
 /// How tasks run as processes of this machine.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -206,6 +248,14 @@ pub(crate) struct Executor {
     pub(crate) grace: Span,
     /// Whether tasks start by forking a warm interpreter.
     pub(crate) warm_start: bool,
+}
+
+impl Retention {
+    /// As the store takes it.
+    pub(crate) fn kept(&self) -> aloft_store::Retention {
+        let projects = self.per_project.iter().map(|p| (p.project.clone(), p.keep.time())).collect();
+        aloft_store::Retention { runs: self.runs.time(), projects }
+    }
 }
 
 /// The work that this process takes, and workers of other processes. See `docs/workers.md`.
@@ -294,6 +344,7 @@ impl Config {
                 format: if dev { LogFormat::Text } else { LogFormat::Json },
                 show_source: false,
             },
+            metrics: Metrics { places: 50, tasks: 100 },
             database: Database {
                 url: None,
                 host: None,
@@ -309,7 +360,9 @@ impl Config {
                     max_connection_lifetime: Span::seconds(60),
                 },
             },
+            retention: Retention { runs: Keep::Forever, per_project: Vec::new(), every: Span::seconds(60) },
             storage: Storage { provider: Provider::Local, bucket_name: "aloft-data".to_owned(), path: None },
+            tracing: Tracing { endpoint: None, runs: true, sampled: 100 },
             executor: Executor { python: None, grace: Span::seconds(30), warm_start: true },
             worker: Worker {
                 enabled: true,

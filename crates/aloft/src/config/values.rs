@@ -30,7 +30,7 @@ impl Span {
         Self(Duration::from_secs(seconds))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let length = match text.trim().parse::<u64>() {
             Ok(seconds) => Duration::from_secs(seconds),
             Err(_) => {

@@ -49,7 +49,7 @@ pub(in crate::rpc) async fn create_run(
     let labels = run_spec.labels.as_option().map(|l| l.values.clone()).unwrap_or_default();
     convert::check_labels("labels", &labels)?;
     run_spec.run_start_time = convert::timestamp(start_time).into();
-    let run_blob = convert::blob(convert::encoded("run_spec", &run_spec)?);
+    let run_blob = convert::own_blob(&run, convert::encoded("run_spec", &run_spec)?);
     let info = RunInfo {
         spec_digest: run_blob.digest.clone(),
         source: SOURCE,

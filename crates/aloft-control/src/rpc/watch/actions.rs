@@ -58,6 +58,8 @@ impl Actions {
                     return Ok(Step::End);
                 }
                 if let Woken::Heartbeat = self.read().await? {
+                    // A run can be given up while somebody looks at it.
+                    run::find_record(&self.control, &self.record.key).await?;
                     return Ok(Step::Send(WatchActionsResponse::default()));
                 }
             }
@@ -123,6 +125,10 @@ impl Actions {
     /// Reads some actions and records their phases.
     async fn look(&mut self, looks: &[Look]) -> Answer<Vec<Arc<Shown>>> {
         let found = self.watched.look(&self.filters, looks, self.seq.unwrap_or_default()).await?;
+        if found.len() < looks.len() {
+            // What was there can only have gone with its run.
+            run::find_record(&self.control, &self.record.key).await?;
+        }
         for shown in &found {
             self.tree.set(&shown.state.name, shown.state.phase);
         }

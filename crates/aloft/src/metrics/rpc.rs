@@ -1,14 +1,7 @@
-//! What the process counts and measures: the one place where metrics are declared, and the text that `/metrics` answers.
-//!
-//! To add one: a field in [`Metrics`], registered in [`Metrics::new`], and whoever measures is given the [`Metrics`]. What is
-//! only looked at when it is asked for (a gauge of something that is kept anyway) goes into [`Process`] or a collector like
-//! it. Labels must have few values: never a run's name.
-//!
-//! `prometheus-client`, the Prometheus project's own crate: typed labels, a registry that is passed as a value.
+//! What RPCs take, and how they end.
 
 use std::{
     collections::HashMap,
-    fmt, fs,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,17 +16,12 @@ use connectrpc::{
 };
 use futures::Stream;
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text::encode},
-    metrics::{
-        family::{Family, MetricConstructor},
-        gauge::{ConstGauge, Gauge},
-        histogram::Histogram,
-    },
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
-use crate::config::Role;
+use super::{Buckets, Metrics};
 
 /// From half a millisecond, less than a commit takes, to half a minute, when clients give up.
 const CALL_SECONDS: [f64; 15] =
@@ -48,10 +36,9 @@ const OK: &str = "ok";
 /// The code of what the client gave up.
 const GIVEN_UP: &str = "canceled";
 
-/// Everything that is counted.
+/// What is counted of RPCs.
 #[derive(Debug)]
-pub(crate) struct Metrics {
-    registry: Registry,
+pub(super) struct Rpcs {
     calls: Family<Rpc, Histogram, Buckets>,
     streams: Family<Rpc, Histogram, Buckets>,
     open: Family<Method, Gauge>,
@@ -72,26 +59,12 @@ struct Method {
     method: String,
 }
 
-/// Makes histograms of these bounds.
-#[derive(Clone, Debug)]
-struct Buckets(&'static [f64]);
-
-impl MetricConstructor<Histogram> for Buckets {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(self.0.iter().copied())
-    }
-}
-
-impl Metrics {
-    /// The metrics of a process that begins now.
-    pub(crate) fn new(role: Role) -> Self {
+impl Rpcs {
+    /// Declares them.
+    pub(super) fn new(registry: &mut Registry) -> Self {
         let calls = Family::new_with_constructor(Buckets(&CALL_SECONDS));
         let streams = Family::new_with_constructor(Buckets(&STREAM_SECONDS));
         let open = Family::<Method, Gauge>::default();
-        let build = Family::<Vec<(&str, &str)>, Gauge>::default();
-        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION")), ("role", role.name())]).set(1);
-        let mut registry = Registry::default();
-        registry.register("aloft_build_info", "The version that runs; always 1", build);
         registry.register_with_unit(
             "aloft_rpc_duration",
             "Calls answered, and how long they took",
@@ -105,17 +78,11 @@ impl Metrics {
             streams.clone(),
         );
         registry.register("aloft_rpc_streams_open", "Streams that are open now", open.clone());
-        registry.register_collector(Box::new(Process { began: Instant::now() }));
-        Self { registry, calls, streams, open }
+        Self { calls, streams, open }
     }
+}
 
-    /// Everything, in the text format of Prometheus.
-    pub(crate) fn text(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
-    }
-
+impl Metrics {
     /// What measures the RPCs `served`, named as `service/method`.
     pub(crate) fn of_rpcs<'a>(self: &Arc<Self>, served: impl Iterator<Item = &'a str>) -> Measuring {
         let method = |name: &str| {
@@ -124,36 +91,6 @@ impl Metrics {
         };
         Measuring { metrics: Arc::clone(self), served: served.filter_map(method).collect() }
     }
-}
-
-/// What is read off the process when it is asked for.
-#[derive(Debug)]
-struct Process {
-    began: Instant,
-}
-
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut gauge = |name, help, unit: Option<&Unit>, value: f64| {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, unit, prometheus_client::metrics::MetricType::Gauge)?)
-        };
-        gauge("aloft_uptime", "How long the process runs", Some(&Unit::Seconds), self.began.elapsed().as_secs_f64())?;
-        if let Some(bytes) = resident() {
-            gauge("process_resident_memory", "Memory that the process holds", Some(&Unit::Bytes), bytes)?;
-        }
-        if let Ok(files) = fs::read_dir("/proc/self/fd") {
-            gauge("process_open_fds", "Files and connections that the process holds open", None, files.count() as f64)?;
-        }
-        Ok(())
-    }
-}
-
-fn resident() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let kilobytes: f64 =
-        status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1024.0)
 }
 
 /// Measures each RPC that is served.
@@ -167,7 +104,7 @@ impl Measuring {
     fn begin(&self, path: Option<&str>, streams: bool) -> Option<Measured> {
         let method = self.served.get(path?)?.clone();
         if streams {
-            self.metrics.open.get_or_create(&method).inc();
+            self.metrics.rpcs.open.get_or_create(&method).inc();
         }
         Some(Measured { metrics: Arc::clone(&self.metrics), method, streams, began: Instant::now(), code: GIVEN_UP })
     }
@@ -185,10 +122,10 @@ struct Measured {
 impl Drop for Measured {
     fn drop(&mut self) {
         if self.streams {
-            self.metrics.open.get_or_create(&self.method).dec();
+            self.metrics.rpcs.open.get_or_create(&self.method).dec();
         }
         let Method { service, method } = self.method.clone();
-        let family = if self.streams { &self.metrics.streams } else { &self.metrics.calls };
+        let family = if self.streams { &self.metrics.rpcs.streams } else { &self.metrics.rpcs.calls };
         let rpc = Rpc { service, method, code: self.code };
         family.get_or_create(&rpc).observe(self.began.elapsed().as_secs_f64());
     }
@@ -255,6 +192,7 @@ impl Stream for MeasuredStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Role;
 
     #[test]
     fn the_text_holds_what_was_measured() {
@@ -269,7 +207,7 @@ mod tests {
         };
         drop(measured(false, OK));
         drop(measured(false, "not_found"));
-        metrics.open.get_or_create(&method).inc_by(2);
+        metrics.rpcs.open.get_or_create(&method).inc_by(2);
         drop(measured(true, OK));
         let text = metrics.text().unwrap();
         for line in [
@@ -278,12 +216,8 @@ mod tests {
             "aloft_rpc_duration_seconds_bucket{le=\"+Inf\",service=\"a.B\",method=\"C\",code=\"ok\"} 1",
             "aloft_rpc_stream_duration_seconds_count{service=\"a.B\",method=\"C\",code=\"ok\"} 1",
             "aloft_rpc_streams_open{service=\"a.B\",method=\"C\"} 1",
-            concat!("aloft_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\",role=\"server\"} 1"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
-        }
-        for name in ["aloft_uptime_seconds ", "process_resident_memory_bytes ", "process_open_fds "] {
-            assert!(text.lines().any(|l| l.starts_with(name)), "{name}\n{text}");
         }
     }
 }

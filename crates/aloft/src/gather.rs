@@ -1,0 +1,35 @@
+//! Wires what listens to commits: the metrics that count them and the traces that are made of them.
+
+use std::sync::Arc;
+
+use aloft_control::Control;
+use tokio::sync::mpsc;
+
+use crate::{
+    config::Config,
+    metrics::{Counting, Listener, Metrics, Told, WAITING},
+    trace,
+};
+
+/// Starts to listen, if anything wants to know. Ends with the control plane.
+pub(crate) fn start(control: &Control, metrics: Option<&Arc<Metrics>>, config: &Config) {
+    let runs = trace::runs(&config.tracing);
+    if metrics.is_none() && runs.is_none() {
+        return;
+    }
+    let (sender, mut told) = mpsc::channel(WAITING);
+    let listener = Arc::new(Listener::new(metrics.cloned(), sender, runs.is_some()));
+    control.observe(listener.clone());
+    control.measure(listener);
+    let mut counting = metrics.map(|m| Counting::new(Arc::clone(m), &config.metrics));
+    tokio::spawn(async move {
+        while let Some(told) = told.recv().await {
+            if let Some(counting) = &mut counting {
+                counting.count(&told);
+            }
+            if let (Some(runs), Told::Seen(all)) = (&runs, &told) {
+                all.iter().for_each(|seen| runs.trace(seen));
+            }
+        }
+    });
+}
