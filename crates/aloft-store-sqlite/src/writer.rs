@@ -77,7 +77,8 @@ pub(crate) fn run(mut db: Connection, mut jobs: mpsc::Receiver<Job>, hub: Hub, c
     }
 }
 
-fn commit_batch(db: &mut Connection, jobs: impl Iterator<Item = Job>, hub: &Hub, now: Time) {
+/// Does jobs in one transaction, answers them after its commit, and wakes who watches.
+pub(crate) fn commit_batch(db: &mut Connection, jobs: impl Iterator<Item = Job>, hub: &Hub, now: Time) {
     let mut answers = Vec::new();
     let mut touched = Touched::default();
     let failure = match carry_out(db, jobs, &mut answers, &mut touched, now) {
