@@ -25,9 +25,11 @@ test-rust: tools
 
 # Random sequences of requests against the model of the contract (crates/aloft-sim): `make simulate N=100000`, again with
 # the SEED that a failure names; over the port, with kills and restarts: `make simulate PORT=1 N=1000`.
+# Whole fleets with all that goes wrong among them: `make simulate FLEET=1 SEEDS=100000`, from seed FROM on; TRACE=1 says
+# everything that happens in one of them.
 simulate: tools
 	$(if $(PORT),cargo build -p aloft)
-	$(if $(PORT),BINARY=$(CARGO_TARGET_DIR)/debug/aloft) cargo run -q -p aloft-sim -- $(if $(N),--count $(N)) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+	$(if $(PORT),BINARY=$(CARGO_TARGET_DIR)/debug/aloft) cargo run -q -p aloft-sim -- $(if $(FLEET),--fleet) $(if $(N)$(SEEDS),--count $(or $(SEEDS),$(N))) $(if $(SEED)$(FROM),--seed $(or $(FROM),$(SEED))) $(if $(JOBS),--jobs $(JOBS)) $(if $(TRACE),--trace) $(if $(DEFECT),--defect $(DEFECT))
 
 test-e2e: PROFILE = dev
 test-e2e: build venv

@@ -1,7 +1,7 @@
 //! The reconcilers: each looks at the state, does a bounded batch, and sleeps until the feed or a timer says that looking
 //! again is worth it. None of them remembers anything, so a restart loses nothing.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use aloft_core::{ActionName, Command, Event, Reply, RunKey, Time};
 use aloft_store::{FeedItem, Sift, StoreError, Submission, Which};
@@ -58,7 +58,7 @@ impl Control {
     pub async fn settle_once(&self) -> Result<usize, StoreError> {
         let found = self.store().unsettled(BATCH).await?;
         let count = found.len();
-        let mut by_run: HashMap<RunKey, Vec<ActionName>> = HashMap::new();
+        let mut by_run: BTreeMap<RunKey, Vec<ActionName>> = BTreeMap::new();
         for (run, action) in found {
             by_run.entry(run).or_default().push(action);
         }

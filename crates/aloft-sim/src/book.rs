@@ -81,7 +81,7 @@ impl Book {
     /// # Errors
     /// Why it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let db = Connection::open_with_flags(path, flags).map_err(words)?;
         db.pragma_update(None, "busy_timeout", "5000").map_err(words)?;
         Ok(Self(db))

@@ -2,7 +2,7 @@
 //! is found.
 
 use aloft_sim::{
-    fleet::{self, Defect},
+    fleet::{self, Defect, Detail},
     search,
 };
 use parking_lot::Mutex;
@@ -11,13 +11,15 @@ use parking_lot::Mutex;
 const SEEDS: u64 = 2000;
 
 /// What these must reach, each more than a few times.
-const REACHED: [&str; 8] = [
+const REACHED: [&str; 10] = [
     "aborted",
     "another attempt",
     "answer of the database lost",
     "answer to a worker lost",
     "control plane killed",
     "database away",
+    "message came twice",
+    "message very late",
     "worker killed",
     "worker silent",
 ];
@@ -34,8 +36,8 @@ fn thousands_of_fleets_break_no_rule() {
 
 #[test]
 fn a_seed_plays_the_same_again() {
-    for seed in 0..20 {
-        let play = || search::with_room(|| fleet::play(seed, None)).map(|played| played.trace);
+    for seed in 0..50 {
+        let play = || search::with_room(|| fleet::play(seed, None, Detail::Everything)).map(|played| played.trace);
         let (one, other) = (play().expect("it breaks no rule"), play().expect("it breaks no rule"));
         let differs = one.iter().zip(&other).position(|(a, b)| a != b);
         assert!(
@@ -53,6 +55,7 @@ fn what_is_wrong_on_purpose_is_found() {
     for defect in [
         Defect::NoFencing,
         Defect::CommitsOutOfOrder,
+        Defect::CommitsSwapped,
         Defect::AcknowledgedTooSoon,
         Defect::NoTurns,
         Defect::NobodyRequeues,

@@ -47,7 +47,10 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, config::DbConfig, functions::FunctionFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use self::writer::{Job, RecordJob};
+use self::{
+    hot::Hot,
+    writer::{Job, RecordJob},
+};
 
 /// Where the time of events comes from.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -61,12 +64,20 @@ const READERS: usize = 4;
 /// The store on one SQLite file.
 #[derive(Clone)]
 pub struct SqliteStore {
-    jobs: mpsc::Sender<Job>,
-    readers: Arc<Readers>,
+    engine: Engine,
     hub: Hub,
     clock: Clock,
     /// Where the look for blobs that nothing uses goes on.
     walk: Arc<Mutex<Walk<prune::Day>>>,
+}
+
+/// Who does the work.
+#[derive(Clone)]
+enum Engine {
+    /// The writer's thread, and threads that read.
+    Threads { jobs: mpsc::Sender<Job>, readers: Arc<Readers> },
+    /// Whoever asks, on one connection.
+    Caller(Arc<Mutex<(Connection, Hot)>>),
 }
 
 struct Readers {
@@ -100,10 +111,7 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStore::open`].
     pub fn open_limited(path: &Path, clock: Clock, max_pages: i64) -> Result<Self, StoreError> {
-        let mut db = Connection::open(path).map_err(error::from_sqlite)?;
-        schema::check(&db)?;
-        tune(&db)?;
-        schema::migrate(&mut db)?;
+        let db = open_writer(path)?;
         if max_pages > 0 {
             // The pragma answers with the limit in force, so it is a query.
             db.query_row(&format!("PRAGMA max_page_count = {max_pages}"), [], |_| Ok(()))
@@ -117,7 +125,20 @@ impl SqliteStore {
             .spawn(move || writer::run(db, receiver, for_writer, writers_clock))
             .map_err(|e| StoreError::Unavailable(format!("cannot start the writer thread: {e}")))?;
         let readers = Readers { path: path.to_owned(), idle: Mutex::default(), permits: Semaphore::new(READERS) };
-        Ok(Self { jobs, readers: Arc::new(readers), hub, clock, walk: Arc::default() })
+        Ok(Self { engine: Engine::Threads { jobs, readers: Arc::new(readers) }, hub, clock, walk: Arc::default() })
+    }
+
+    /// As [`SqliteStore::open`], without threads: whatever is asked is done by who asks before anything else happens, one
+    /// commit for each change. For simulations, in which nothing may depend on when a thread runs.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_in_caller(path: &Path, clock: Clock) -> Result<Self, StoreError> {
+        let db = open_writer(path)?;
+        functions(&db).map_err(error::from_sqlite)?;
+        let hub = Hub::new(read::last_pos(&db)?);
+        let engine = Engine::Caller(Arc::new(Mutex::new((db, Hot::default()))));
+        Ok(Self { engine, hub, clock, walk: Arc::default() })
     }
 
     /// Waits until everything submitted so far is committed.
@@ -129,17 +150,22 @@ impl SqliteStore {
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let readers = Arc::clone(&self.readers);
+        // One read transaction, so that a snapshot and its number belong together.
+        let look = |db: &mut Connection| db.transaction().map_err(error::from_sqlite).and_then(|tx| f(&tx));
+        let readers = match &self.engine {
+            Engine::Threads { readers, .. } => Arc::clone(readers),
+            Engine::Caller(db) => return look(&mut db.lock().0),
+        };
         let closed = |_| StoreError::Unavailable("the store is closing".to_owned());
-        let _permit = self.readers.permits.acquire().await.map_err(closed)?;
+        let permits = Arc::clone(&readers);
+        let _permit = permits.permits.acquire().await.map_err(closed)?;
         let work = move || {
             let idle = readers.idle.lock().pop();
             let mut db = match idle {
                 Some(db) => db,
                 None => open_reader(&readers.path)?,
             };
-            // One read transaction, so that a snapshot and its number belong together.
-            let result = db.transaction().map_err(error::from_sqlite).and_then(|tx| f(&tx));
+            let result = look(&mut db);
             readers.idle.lock().push(db);
             result
         };
@@ -185,13 +211,34 @@ impl SqliteStore {
     }
 
     async fn send<T>(&self, job: Job, answer: oneshot::Receiver<Result<T, SubmitError>>) -> Result<T, SubmitError> {
-        self.jobs.send(job).await.map_err(|_| closing())?;
+        self.hand(job).await?;
         answer.await.unwrap_or_else(|_| Err(closing()))
+    }
+
+    /// Hands a job to whoever writes. Jobs are done in the order in which they are handed over.
+    async fn hand(&self, job: Job) -> Result<(), SubmitError> {
+        match &self.engine {
+            Engine::Threads { jobs, .. } => jobs.send(job).await.map_err(|_| closing()),
+            Engine::Caller(db) => {
+                let (db, hot) = &mut *db.lock();
+                writer::commit_batch(db, hot, std::iter::once(job), &self.hub, (self.clock)());
+                Ok(())
+            }
+        }
     }
 }
 
 fn closing() -> SubmitError {
     SubmitError::Store(StoreError::Unavailable("the store is closing".to_owned()))
+}
+
+/// The connection that writes, to a database of today's schema.
+fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let mut db = Connection::open(path).map_err(error::from_sqlite)?;
+    schema::check(&db)?;
+    tune(&db)?;
+    schema::migrate(&mut db)?;
+    Ok(db)
 }
 
 fn tune(db: &Connection) -> Result<(), StoreError> {
@@ -244,11 +291,10 @@ impl Store for SqliteStore {
     }
 
     async fn submit_in_order(&self, submissions: Vec<Submission>) -> Vec<Result<Reply, SubmitError>> {
-        // The writer does jobs in the order in which they are handed to it.
         let mut answers = Vec::with_capacity(submissions.len());
         for submission in submissions {
             let (done, answer) = oneshot::channel();
-            let handed = self.jobs.send(Job::Submit { submission: Box::new(submission), done }).await;
+            let handed = self.hand(Job::Submit { submission: Box::new(submission), done }).await;
             answers.push(handed.ok().map(|()| answer));
         }
         let mut results = Vec::with_capacity(answers.len());

@@ -59,12 +59,10 @@ pub(crate) fn blob(tx: &Transaction<'_>, blob: &Blob, run_id: i64) -> Result<(),
 /// Notes that the runs of this place and day use the blob that a new action refers to.
 pub(crate) fn blob_use(tx: &Transaction<'_>, run: &RunKey, created_at: Time, digest: &str) -> Result<(), StoreError> {
     let scope = &run.scope;
-    tx.prepare_cached(
-        "INSERT OR IGNORE INTO blob_uses (org, project, domain, day, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )
-    .and_then(|mut s| s.execute(params![scope.org, scope.project, scope.domain, day(created_at), digest]))
-    .map(drop)
-    .map_err(from_sqlite)
+    tx.prepare_cached("INSERT OR IGNORE INTO blob_uses (org, project, domain, day, digest) VALUES (?1, ?2, ?3, ?4, ?5)")
+        .and_then(|mut s| s.execute(params![scope.org, scope.project, scope.domain, day(created_at), digest]))
+        .map(drop)
+        .map_err(from_sqlite)
 }
 
 pub(crate) fn insert_run(tx: &Transaction<'_>, run: &RunKey, events: &[Event], now: Time) -> Result<i64, StoreError> {

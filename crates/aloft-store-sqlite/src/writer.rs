@@ -69,7 +69,8 @@ pub(crate) fn run(mut db: Connection, mut jobs: mpsc::Receiver<Job>, hub: Hub, c
     }
 }
 
-fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterator<Item = Job>, hub: &Hub, now: Time) {
+/// Does jobs in one transaction, answers them after its commit, and wakes who watches.
+pub(crate) fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterator<Item = Job>, hub: &Hub, now: Time) {
     let mut answers = Vec::new();
     let mut touched = Touched::default();
     let began = Instant::now();

@@ -57,6 +57,16 @@ async fn it_conforms() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms_without_threads_of_its_own() {
+    let count = std::sync::atomic::AtomicU64::new(0);
+    aloft_store::conformance::run_all(|| async {
+        let name = format!("file:/conforms-{}?vfs=memdb", count.fetch_add(1, Ordering::Relaxed));
+        Arc::new(SqliteStore::open_in_caller(Path::new(&name), clock()).unwrap()) as Arc<dyn Store>
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();

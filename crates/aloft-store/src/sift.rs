@@ -39,7 +39,9 @@ impl Sift {
     pub fn takes(self, json: &[u8]) -> bool {
         let Ok(head) = serde_json::from_slice::<Head<'_>>(json) else { return true };
         match self {
-            Self::Revocations => matches!(head.event, "aborted" | "timed_out") || (head.event == "failed" && head.system),
+            Self::Revocations => {
+                matches!(head.event, "aborted" | "timed_out") || (head.event == "failed" && head.system)
+            }
             Self::Roots => head.action == aloft_core::ROOT_ACTION,
         }
     }

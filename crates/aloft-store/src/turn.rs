@@ -1,8 +1,8 @@
 //! Turns: what only one of the control planes of a store does at a time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// A turn that was taken. Dropping it passes it on.
 #[derive(Debug)]

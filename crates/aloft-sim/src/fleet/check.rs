@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Acknowledged, Fleet,
-    task::{NARROW, NARROW_LIMIT},
+    task::{NARROW, REFUSED},
 };
 use crate::{
     book::{Book, Ledger},
@@ -55,9 +55,9 @@ pub(super) fn all(fleet: &Fleet, path: &Path, heard: &[FeedItem]) -> Result<(), 
     for one in &acknowledged {
         is_there(one, &ledgers[of_run(one)])?;
     }
-    what_succeeded_was_carried_out(fleet, &ledgers)?;
+    what_is_recorded_was_carried_out(fleet, &ledgers)?;
     the_feed_is_the_logs(heard, &ledgers)?;
-    the_limit_was_kept(heard)
+    the_limit_was_kept(heard, fleet.weather.climate.limit)
 }
 
 fn of_run(acknowledged: &Acknowledged) -> &RunKey {
@@ -114,19 +114,25 @@ fn is_there(acknowledged: &Acknowledged, ledger: &Ledger) -> Result<(), String> 
     }
 }
 
-/// What is recorded as succeeded was carried out to its end under that very lease (rule 6).
-fn what_succeeded_was_carried_out(fleet: &Fleet, ledgers: &BTreeMap<RunKey, Ledger>) -> Result<(), String> {
+/// What is recorded as succeeded, or failed by its task, was carried out to that end under that very lease (rule 6).
+fn what_is_recorded_was_carried_out(fleet: &Fleet, ledgers: &BTreeMap<RunKey, Ledger>) -> Result<(), String> {
     let finished = fleet.finished.lock();
     for (run, ledger) in ledgers {
         for (name, record) in &ledger.records {
-            for attempt in record.state.attempts.iter().filter(|a| a.phase == Phase::Succeeded) {
+            for attempt in &record.state.attempts {
+                let by_its_task = attempt.error.as_ref().is_some_and(|e| e.code == REFUSED);
+                let well = attempt.phase == Phase::Succeeded;
+                if !well && !by_its_task {
+                    continue;
+                }
                 let lease = attempt.lease.as_ref();
                 let done = finished.iter().any(|(token, outcome)| {
-                    lease.is_some_and(|l| l.token == *token) && matches!(outcome, AttemptOutcome::Succeeded(_))
+                    let same = lease.is_some_and(|l| l.token == *token);
+                    same && well == matches!(outcome, AttemptOutcome::Succeeded(_))
                 });
                 if !done {
-                    let number = attempt.number;
-                    return Err(format!("{run}/{name}/{number} succeeded, and its holder did not carry it out"));
+                    let (number, ended) = (attempt.number, if well { "succeeded" } else { "failed" });
+                    return Err(format!("{run}/{name}/{number} {ended}, and its holder did not carry that out"));
                 }
             }
         }
@@ -153,7 +159,7 @@ fn the_feed_is_the_logs(heard: &[FeedItem], ledgers: &BTreeMap<RunKey, Ledger>) 
 }
 
 /// Of the actions in the narrow queue no more were handed out at a time than it allows, over all control planes.
-fn the_limit_was_kept(heard: &[FeedItem]) -> Result<(), String> {
+fn the_limit_was_kept(heard: &[FeedItem], limit: u32) -> Result<(), String> {
     let mut narrow: BTreeSet<(RunKey, String)> = BTreeSet::new();
     let mut out: BTreeSet<(RunKey, String)> = BTreeSet::new();
     for item in heard {
@@ -166,7 +172,7 @@ fn the_limit_was_kept(heard: &[FeedItem]) -> Result<(), String> {
             }
             Event::Leased { .. } if narrow.contains(&key) => {
                 out.insert(key);
-                if out.len() > NARROW_LIMIT as usize {
+                if out.len() > limit as usize {
                     return Err(format!("{} actions of queue {NARROW} were out at a time: {out:?}", out.len()));
                 }
             }

@@ -13,7 +13,7 @@ mod worker;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -29,14 +29,15 @@ use aloft_core::{
 use aloft_plane::LeaseRef;
 use aloft_store::{Queue, Store as _, Submission, Which};
 use aloft_store_sqlite::SqliteStore;
+use clap::ValueEnum as _;
 use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::weather::{Defect, Reached};
+pub use self::weather::{Defect, Detail, Reached};
 use self::{
-    store::{Database, Reach},
-    task::{NARROW, NARROW_LIMIT},
+    store::{Database, Reach, at_once},
+    task::NARROW,
     weather::Weather,
     worker::Worker,
 };
@@ -44,6 +45,9 @@ use crate::plane::MemoryPlane;
 
 /// How long a worker may not be heard of.
 const LEASE: Duration = Duration::from_secs(10);
+
+/// Most lines of what happened that a failure shows, unless everything was asked for.
+const SHOWN: usize = 120;
 
 /// How long after everything is well again every run must have ended.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -127,7 +131,7 @@ impl Fleet {
 
     fn start(self: &Arc<Self>, number: usize) {
         let (life, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let reach = Reach::new(Arc::clone(&self.database), life.clone());
+        let reach = Reach::new(Arc::clone(&self.database), number, life.clone());
         let skew = Arc::new(AtomicI64::new(0));
         let clock = {
             let (weather, skew) = (Arc::clone(&self.weather), Arc::clone(&skew));
@@ -169,28 +173,29 @@ pub struct Played {
 ///
 /// # Errors
 /// What did not hold, and what happened before.
-pub fn play(seed: u64, defect: Option<Defect>) -> Result<Played, String> {
-    let dir = tempfile::tempdir_in(crate::search::scratch()).map_err(|e| e.to_string())?;
-    let path = dir.path().join("fleet.db");
+pub fn play(seed: u64, defect: Option<Defect>, detail: Detail) -> Result<Played, String> {
+    // A database in memory that connections of this process share by its name.
+    static PLAYS: AtomicU64 = AtomicU64::new(0);
+    let path = PathBuf::from(format!("file:/fleet-{}?vfs=memdb", PLAYS.fetch_add(1, Ordering::Relaxed)));
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_time().start_paused(true);
     #[cfg(tokio_unstable)]
     runtime.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
     let runtime = runtime.build().map_err(|e| e.to_string())?;
-    let played = runtime.block_on(world(seed, defect, &path));
+    let played = runtime.block_on(world(seed, defect, detail, &path));
     // What is left of processes that were killed goes with it.
     drop(runtime);
     played
 }
 
-async fn world(seed: u64, defect: Option<Defect>, path: &Path) -> Result<Played, String> {
-    let weather = Arc::new(Weather::new(seed, defect));
-    let sqlite = SqliteStore::open(path, weather.store_clock()).map_err(|e| e.to_string())?;
+async fn world(seed: u64, defect: Option<Defect>, detail: Detail, path: &Path) -> Result<Played, String> {
+    let weather = Arc::new(Weather::new(seed, defect, detail));
+    let sqlite = SqliteStore::open_in_caller(path, weather.store_clock()).map_err(|e| e.to_string())?;
     let queue = Queue {
         org: "local".to_owned(),
         name: NARROW.to_owned(),
         spec: QueueSpec {
-            limits: QueueLimits { action_concurrency: Some(NARROW_LIMIT), ..QueueLimits::default() },
+            limits: QueueLimits { action_concurrency: Some(weather.climate.limit), ..QueueLimits::default() },
             ..QueueSpec::default()
         },
         state: QueueState::Active,
@@ -200,7 +205,7 @@ async fn world(seed: u64, defect: Option<Defect>, path: &Path) -> Result<Played,
         updated_at: weather.now(),
         deleted_at: None,
     };
-    futures::executor::block_on(sqlite.create_queue(queue)).map_err(|e| e.to_string())?;
+    at_once(sqlite.create_queue(queue)).map_err(|e| e.to_string())?;
     let fleet = Arc::new(Fleet {
         seed,
         database: Arc::new(Database::new(sqlite, Arc::clone(&weather))),
@@ -213,14 +218,16 @@ async fn world(seed: u64, defect: Option<Defect>, path: &Path) -> Result<Played,
     });
     let stop = CancellationToken::new();
     let mut others = JoinSet::new();
-    let size = 1 + fleet.weather.below(3) as usize;
+    let climate = fleet.weather.climate;
+    fleet.weather.note(|| format!("{climate:?}"));
+    let size = climate.control_planes as usize;
     (0..size).for_each(|n| fleet.start(n));
-    for n in 0..=fleet.weather.below(3) as usize {
+    for n in 0..climate.workers {
         others.spawn(Worker::new(Arc::clone(&fleet), n).work(stop.clone()));
     }
     let follower = tokio::spawn(check::follow(Arc::clone(&fleet), stop.clone()));
     let mut people = JoinSet::new();
-    for n in 0..=fleet.weather.below(4) {
+    for n in 0..climate.runs {
         people.spawn(person(Arc::clone(&fleet), n));
     }
     trouble(&fleet).await;
@@ -249,11 +256,21 @@ async fn world(seed: u64, defect: Option<Defect>, path: &Path) -> Result<Played,
     let played = Played { reached: fleet.weather.reached(), trace };
     let everyone: Vec<_> = fleet.replicas.lock().values().cloned().collect();
     everyone.iter().for_each(|replica| fleet.kill(replica));
-    outcome.map(|()| played).map_err(|what| {
-        let last = fleet.weather.trace();
-        let shown = last.len().saturating_sub(120);
-        format!("seed {seed}: {what}\nwhat happened, the last of it:\n{}", last[shown..].join("\n"))
-    })
+    outcome.map(|()| played).map_err(|what| failure(seed, defect, &what, &fleet.weather))
+}
+
+/// Says what did not hold, what happened before, and how to see it again.
+fn failure(seed: u64, defect: Option<Defect>, what: &str, weather: &Weather) -> String {
+    let (trace, detailed) = (weather.trace(), weather.is_detailed());
+    let shown = if detailed { 0 } else { trace.len().saturating_sub(SHOWN) };
+    let planted = defect.and_then(|d| Some(format!(" DEFECT={}", d.to_possible_value()?.get_name())));
+    let planted = planted.unwrap_or_default();
+    format!(
+        "what happened{}:\n{}\nseed {seed}: {what}\nagain, with everything that happens: make simulate FLEET=1 FROM={seed} \
+         TRACE=1{planted}",
+        if shown == 0 { "" } else { ", the last of it" },
+        trace[shown..].join("\n")
+    )
 }
 
 /// Waits until every run has ended, and nothing lives below what has.
@@ -267,11 +284,11 @@ async fn settled(fleet: &Arc<Fleet>) -> Result<(), String> {
             let Acknowledged::Created(run) = acknowledged else { continue };
             let read = store.snapshot(&run, Which::All);
             // One that is not there is found missing later.
-            let Some(snapshot) = futures::executor::block_on(read).map_err(|e| e.to_string())? else { continue };
+            let Some(snapshot) = at_once(read).map_err(|e| e.to_string())? else { continue };
             let live = snapshot.actions.iter().filter(|s| !s.phase.is_terminal());
             open.extend(live.map(|s| format!("{run}/{} is {}", s.name, s.phase.words())));
         }
-        let unsettled = futures::executor::block_on(store.unsettled(10)).map_err(|e| e.to_string())?;
+        let unsettled = at_once(store.unsettled(10)).map_err(|e| e.to_string())?;
         open.extend(unsettled.iter().map(|(run, action)| format!("{run}/{action} lives below what has ended")));
         if open.is_empty() {
             return Ok(());
@@ -309,9 +326,10 @@ async fn person(fleet: Arc<Fleet>, number: u64) {
 
 /// Things go wrong for a while.
 async fn trouble(fleet: &Arc<Fleet>) {
+    let climate = fleet.weather.climate;
     let until = Instant::now() + Duration::from_secs(30) + fleet.weather.up_to(90_000);
     while Instant::now() < until {
-        let pause = fleet.weather.up_to(8000);
+        let pause = fleet.weather.up_to(climate.pause);
         tokio::time::sleep(pause).await;
         let length = fleet.weather.up_to(if fleet.weather.once_in(3) { 40_000 } else { 4000 });
         match fleet.weather.below(7) {
@@ -346,7 +364,7 @@ async fn trouble(fleet: &Arc<Fleet>) {
                 replica.reach.cut(length);
             }
             5 => {
-                let worker = format!("w{}", fleet.weather.below(3));
+                let worker = format!("w{}", fleet.weather.below(climate.workers));
                 fleet.weather.note(|| format!("the line of {worker} is cut for {length:?}"));
                 fleet.cut.lock().insert(worker, Instant::now() + length);
             }
@@ -379,7 +397,7 @@ pub fn many(
             if number >= count || failed.lock().is_some() {
                 return;
             }
-            match play(first.wrapping_add(number), defect) {
+            match play(first.wrapping_add(number), defect, Detail::Events) {
                 Ok(played) => reached.lock().add(&played.reached),
                 Err(what) => drop(failed.lock().get_or_insert(what)),
             }

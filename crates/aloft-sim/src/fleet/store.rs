@@ -4,13 +4,14 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use aloft_core::{
-    ActionName, ActionState, CacheEntry, CachePlan, Command, Reply, Reservation, RunKey, Scope, Time, WorkerId,
+    ActionName, ActionState, AttemptOutcome, CacheEntry, CachePlan, Command, Progress, Reply, Reservation, RunKey,
+    Scope, Time, WorkerId,
 };
 use aloft_store::{
-    AboutWorker, Blob, Census, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged,
-    Observer, OfferPlace, Offered, Outline, Page, Project, ProjectLimits, Pruned, Queue, QueueLoad, Retention,
-    RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Snapshot, Store, StoreError, Submission,
-    SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
+    AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
+    ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Project, ProjectLimits, Pruned, Queue,
+    QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted,
+    Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
 };
 use aloft_store_sqlite::SqliteStore;
 use async_trait::async_trait;
@@ -31,12 +32,14 @@ pub(super) struct Database {
     weather: Arc<Weather>,
     dispatch: Arc<tokio::sync::Mutex<()>>,
     lead: Arc<tokio::sync::Mutex<()>>,
+    /// What is made after the next commit, if that is what is wrong.
+    late: Mutex<Vec<Submission>>,
 }
 
 impl Database {
     /// A database on `store`.
     pub(super) fn new(store: SqliteStore, weather: Arc<Weather>) -> Self {
-        Self { store, weather, dispatch: Arc::default(), lead: Arc::default() }
+        Self { store, weather, dispatch: Arc::default(), lead: Arc::default(), late: Mutex::default() }
     }
 
     /// The store itself, which never fails.
@@ -48,6 +51,8 @@ impl Database {
 /// A control plane's way to the database.
 pub(super) struct Reach {
     database: Arc<Database>,
+    /// Whose it is.
+    number: usize,
     feed: watch::Sender<u64>,
     /// Ends with the process that has it.
     life: CancellationToken,
@@ -59,11 +64,11 @@ fn away() -> StoreError {
 }
 
 impl Reach {
-    /// A way that is open until `life` ends.
-    pub(super) fn new(database: Arc<Database>, life: CancellationToken) -> Arc<Self> {
+    /// The way of control plane `number`, open until `life` ends.
+    pub(super) fn new(database: Arc<Database>, number: usize, life: CancellationToken) -> Arc<Self> {
         let mut inner = database.store.feed();
         let (feed, _) = watch::channel(*inner.borrow_and_update());
-        let reach = Arc::new(Self { database, feed, life, cut_until: Mutex::default() });
+        let reach = Arc::new(Self { database, number, feed, life, cut_until: Mutex::default() });
         let hears = Arc::downgrade(&reach);
         tokio::spawn(async move {
             while inner.changed().await.is_ok() {
@@ -115,21 +120,26 @@ impl Reach {
         Ok(())
     }
 
-    /// Does something in one moment of simulated time.
-    fn at_once<T>(&self, what: impl Future<Output = T>) -> T {
-        self.weather().now();
-        block_on(what)
-    }
-
-    async fn read<T>(&self, what: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn read<T>(
+        &self,
+        name: &'static str,
+        what: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.hop().await?;
-        self.at_once(what)
+        let done = at_once(what);
+        self.detail(|| format!("{name}: {}", if done.is_ok() { "read" } else { "refused" }));
+        done
     }
 
     /// As [`Self::read`]; its answer may be lost, though it is done.
-    async fn change<T>(&self, what: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn change<T>(
+        &self,
+        name: &'static str,
+        what: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.hop().await?;
-        let done = self.at_once(what);
+        let done = at_once(what);
+        self.detail(|| format!("{name}: {}", if done.is_ok() { "done" } else { "refused" }));
         self.back().await?;
         done
     }
@@ -138,30 +148,72 @@ impl Reach {
         self.hop().await?;
         if self.weather().wrong_once_in(150) {
             self.weather().reach("answer of the database lost");
+            self.detail(|| "an answer is lost".to_owned());
             return Err(away());
         }
         Ok(())
     }
 
+    fn detail(&self, what: impl FnOnce() -> String) {
+        self.weather().detail(|| format!("control plane {}: {}", self.number, what()));
+    }
+
     /// What is submitted, with what is wrong on purpose.
     fn tampered(&self, mut submission: Submission) -> Option<Submission> {
         if let Command::Report { action, attempt, token, progress } = &mut submission.command {
-            let lost = matches!(progress, aloft_core::Progress::Ended(aloft_core::AttemptOutcome::Lost(_)));
+            let lost = matches!(progress, Progress::Ended(AttemptOutcome::Lost(_)));
             if self.weather().is(Defect::NobodyRequeues) && lost {
                 return None;
             }
             if self.weather().is(Defect::NoFencing) && !lost {
                 let which = Which::One(action.clone());
-                let snapshot = block_on(self.inner().snapshot(&submission.run, which)).ok().flatten();
+                let snapshot = at_once(self.inner().snapshot(&submission.run, which)).ok().flatten();
                 let current = snapshot.and_then(|s| s.actions.into_iter().next());
                 if let Some((now, lease)) = current.as_ref().and_then(|s| Some((s.current()?, s.live_lease()?))) {
                     (*attempt, *token) = (now.number, lease.token);
                 }
             }
         }
-        let dropped = self.weather().is(Defect::AcknowledgedTooSoon) && self.weather().once_in(60);
-        (!dropped).then_some(submission)
+        if self.weather().is(Defect::AcknowledgedTooSoon) && self.weather().once_in(60) {
+            return None;
+        }
+        if self.weather().is(Defect::CommitsSwapped) && self.weather().once_in(20) {
+            self.database.late.lock().push(submission);
+            return None;
+        }
+        Some(submission)
     }
+
+    /// Makes what was put off.
+    fn catch_up(&self) {
+        for submission in std::mem::take(&mut *self.database.late.lock()) {
+            let _ = at_once(self.inner().submit(submission));
+        }
+    }
+}
+
+/// A submission in a few words, without the token of a lease, which is random.
+fn words(submission: &Submission) -> String {
+    let Submission { run, command, .. } = submission;
+    let debug = format!("{command:?}");
+    let name = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let of: Vec<_> = command.touches().iter().map(ToString::to_string).collect();
+    let progress = match command {
+        Command::Report { attempt, progress, .. } => match progress {
+            Progress::Ended(AttemptOutcome::Succeeded(_)) => format!(" of attempt {attempt}: succeeded"),
+            Progress::Ended(AttemptOutcome::Failed(..)) => format!(" of attempt {attempt}: failed"),
+            Progress::Ended(AttemptOutcome::Lost(_)) => format!(" of attempt {attempt}: lost"),
+            _ => format!(" of attempt {attempt}"),
+        },
+        _ => String::new(),
+    };
+    format!("{name} {run}/{}{progress}", of.join(","))
+}
+
+/// Does something of the store in one moment of simulated time.
+pub(super) fn at_once<T>(what: impl Future<Output = T>) -> T {
+    // It is done when it is first asked; only tokio's budget of a task could put it off, for ever.
+    block_on(tokio::task::unconstrained(what))
 }
 
 /// A turn of which `lock` has one, for `length` at most; lost with the life of who has it.
@@ -185,7 +237,13 @@ impl Store for Reach {
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
         self.hop().await?;
         let Some(submission) = self.tampered(submission) else { return Ok(Reply::Done) };
-        let done = self.at_once(self.inner().submit(submission));
+        let asked = self.weather().is_detailed().then(|| words(&submission));
+        let done = at_once(self.inner().submit(submission));
+        self.catch_up();
+        self.detail(|| match &done {
+            Ok(reply) => format!("{}: {reply:?}", asked.unwrap_or_default()),
+            Err(error) => format!("{}: {error}", asked.unwrap_or_default()),
+        });
         self.back().await?;
         done
     }
@@ -199,12 +257,20 @@ impl Store for Reach {
     }
 
     async fn feed_after(&self, pos: u64, limit: usize) -> Result<Vec<FeedItem>, StoreError> {
-        let mut items = self.read(self.inner().feed_after(pos, limit)).await?;
+        let mut items = self.read("feed_after", self.inner().feed_after(pos, limit)).await?;
         if self.weather().is(Defect::CommitsOutOfOrder) && items.len() > 1 && self.weather().once_in(3) {
             let last = items.len() - 1;
             items.remove(last - 1);
         }
         Ok(items)
+    }
+
+    async fn sift_feed(&self, pos: u64, limit: usize, of: Sift) -> Result<Sifted, StoreError> {
+        let mut found = self.read("sift_feed", self.inner().sift_feed(pos, limit, of)).await?;
+        if self.weather().is(Defect::CommitsOutOfOrder) && !found.items.is_empty() && self.weather().once_in(3) {
+            found.items.remove(0);
+        }
+        Ok(found)
     }
 
     fn changes(&self, run: &RunKey) -> watch::Receiver<u64> {
@@ -220,11 +286,11 @@ impl Store for Reach {
     }
 
     async fn census(&self) -> Result<Census, StoreError> {
-        self.read(self.inner().census()).await
+        self.read("census", self.inner().census()).await
     }
 
     async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError> {
-        self.change(self.inner().prune(retention, now, most)).await
+        self.change("prune", self.inner().prune(retention, now, most)).await
     }
 
     async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
@@ -243,31 +309,31 @@ impl Store for Reach {
     }
 
     async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {
-        self.read(self.inner().blob(digest)).await
+        self.read("blob", self.inner().blob(digest)).await
     }
 
     async fn run(&self, run: &RunKey) -> Result<Option<RunRecord>, StoreError> {
-        self.read(self.inner().run(run)).await
+        self.read("run", self.inner().run(run)).await
     }
 
     async fn snapshot(&self, run: &RunKey, which: Which) -> Result<Option<Snapshot>, StoreError> {
-        self.read(self.inner().snapshot(run, which)).await
+        self.read("snapshot", self.inner().snapshot(run, which)).await
     }
 
     async fn events_after(&self, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>, StoreError> {
-        self.read(self.inner().events_after(run, seq, limit)).await
+        self.read("events_after", self.inner().events_after(run, seq, limit)).await
     }
 
     async fn list_runs(&self, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>, StoreError> {
-        self.read(self.inner().list_runs(scope, query)).await
+        self.read("list_runs", self.inner().list_runs(scope, query)).await
     }
 
     async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError> {
-        self.read(self.inner().list_actions(run, query)).await
+        self.read("list_actions", self.inner().list_actions(run, query)).await
     }
 
     async fn last_run_change(&self) -> Result<u64, StoreError> {
-        self.read(self.inner().last_run_change()).await
+        self.read("last_run_change", self.inner().last_run_change()).await
     }
 
     async fn runs_changed(
@@ -277,15 +343,29 @@ impl Store for Reach {
         after: u64,
         limit: usize,
     ) -> Result<RunChanges, StoreError> {
-        self.read(self.inner().runs_changed(scope, filters, after, limit)).await
+        self.read("runs_changed", self.inner().runs_changed(scope, filters, after, limit)).await
     }
 
     async fn run_totals(&self, scope: &ListScope, filters: &[Filter]) -> Result<RunTotals, StoreError> {
-        self.read(self.inner().run_totals(scope, filters)).await
+        self.read("run_totals", self.inner().run_totals(scope, filters)).await
     }
 
     async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError> {
-        self.read(self.inner().outline(run)).await
+        self.read("outline", self.inner().outline(run)).await
+    }
+
+    async fn child_groups(
+        &self,
+        run: &RunKey,
+        parent: &ActionName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<ChildGroups>, StoreError> {
+        self.read("child_groups", self.inner().child_groups(run, parent, after, limit)).await
+    }
+
+    async fn child_window(&self, run: &RunKey, query: &ChildQuery) -> Result<Option<ChildWindow>, StoreError> {
+        self.read("child_window", self.inner().child_window(run, query)).await
     }
 
     async fn matched(
@@ -294,23 +374,23 @@ impl Store for Reach {
         names: &[ActionName],
         filters: &[Filter],
     ) -> Result<Vec<(ActionState, bool)>, StoreError> {
-        self.read(self.inner().matched(run, names, filters)).await
+        self.read("matched", self.inner().matched(run, names, filters)).await
     }
 
     async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError> {
-        self.read(self.inner().offer(now, after, groups, each)).await
+        self.read("offer", self.inner().offer(now, after, groups, each)).await
     }
 
     async fn lookups(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionState)>, Option<Time>), StoreError> {
-        self.read(self.inner().lookups(now, limit)).await
+        self.read("lookups", self.inner().lookups(now, limit)).await
     }
 
     async fn calls_due(&self, limit: usize) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
-        self.read(self.inner().calls_due(limit)).await
+        self.read("calls_due", self.inner().calls_due(limit)).await
     }
 
     async fn cached(&self, scope: &Scope, plan: &CachePlan) -> Result<Vec<CacheEntry>, StoreError> {
-        self.read(self.inner().cached(scope, plan)).await
+        self.read("cached", self.inner().cached(scope, plan)).await
     }
 
     async fn put_cached(
@@ -320,11 +400,11 @@ impl Store for Reach {
         entry: CacheEntry,
         overwrite: bool,
     ) -> Result<bool, StoreError> {
-        self.change(self.inner().put_cached(scope, key, entry, overwrite)).await
+        self.change("put_cached", self.inner().put_cached(scope, key, entry, overwrite)).await
     }
 
     async fn drop_cached(&self, scope: &Scope, key: &str, output_uri: &str) -> Result<bool, StoreError> {
-        self.change(self.inner().drop_cached(scope, key, output_uri)).await
+        self.change("drop_cached", self.inner().drop_cached(scope, key, output_uri)).await
     }
 
     async fn reserve(
@@ -334,115 +414,115 @@ impl Store for Reach {
         wanted: Reservation,
         now: Time,
     ) -> Result<Reservation, StoreError> {
-        self.change(self.inner().reserve(scope, key, wanted, now)).await
+        self.change("reserve", self.inner().reserve(scope, key, wanted, now)).await
     }
 
     async fn release(&self, scope: &Scope, key: &str, owner: &str) -> Result<bool, StoreError> {
-        self.change(self.inner().release(scope, key, owner)).await
+        self.change("release", self.inner().release(scope, key, owner)).await
     }
 
     async fn due(&self, now: Time, limit: usize) -> Result<(Vec<(RunKey, ActionName)>, Option<Time>), StoreError> {
-        self.read(self.inner().due(now, limit)).await
+        self.read("due", self.inner().due(now, limit)).await
     }
 
     async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError> {
-        self.read(self.inner().held_by(worker)).await
+        self.read("held_by", self.inner().held_by(worker)).await
     }
 
     async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
-        self.read(self.inner().held_count(worker)).await
+        self.read("held_count", self.inner().held_count(worker)).await
     }
 
     async fn holders(&self) -> Result<Vec<WorkerId>, StoreError> {
-        self.read(self.inner().holders()).await
+        self.read("holders", self.inner().holders()).await
     }
 
     async fn worker(&self, id: &WorkerId) -> Result<Option<WorkerRecord>, StoreError> {
-        self.read(self.inner().worker(id)).await
+        self.read("worker", self.inner().worker(id)).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
-        self.read(self.inner().workers()).await
+        self.read("workers", self.inner().workers()).await
     }
 
     async fn put_worker(&self, record: WorkerRecord, beat: u64) -> Result<bool, StoreError> {
-        self.change(self.inner().put_worker(record, beat)).await
+        self.change("put_worker", self.inner().put_worker(record, beat)).await
     }
 
     async fn beat_worker(&self, id: &WorkerId, session: u64, about: AboutWorker) -> Result<bool, StoreError> {
-        self.change(self.inner().beat_worker(id, session, about)).await
+        self.change("beat_worker", self.inner().beat_worker(id, session, about)).await
     }
 
     async fn drop_worker(&self, id: &WorkerId, beat: u64) -> Result<bool, StoreError> {
-        self.change(self.inner().drop_worker(id, beat)).await
+        self.change("drop_worker", self.inner().drop_worker(id, beat)).await
     }
 
     async fn unsettled(&self, limit: usize) -> Result<Vec<(RunKey, ActionName)>, StoreError> {
-        self.read(self.inner().unsettled(limit)).await
+        self.read("unsettled", self.inner().unsettled(limit)).await
     }
 
     async fn put_task(&self, task: DeployedTask, blob: Blob) -> Result<bool, StoreError> {
-        self.change(self.inner().put_task(task, blob)).await
+        self.change("put_task", self.inner().put_task(task, blob)).await
     }
 
     async fn task(&self, id: &TaskId) -> Result<Option<DeployedTask>, StoreError> {
-        self.read(self.inner().task(id)).await
+        self.read("task", self.inner().task(id)).await
     }
 
     async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery) -> Result<TaskList, StoreError> {
-        self.read(self.inner().list_tasks(scope, latest, query)).await
+        self.read("list_tasks", self.inner().list_tasks(scope, latest, query)).await
     }
 
     async fn create_project(&self, project: Project) -> Result<bool, StoreError> {
-        self.change(self.inner().create_project(project)).await
+        self.change("create_project", self.inner().create_project(project)).await
     }
 
     async fn update_project(&self, project: Project) -> Result<bool, StoreError> {
-        self.change(self.inner().update_project(project)).await
+        self.change("update_project", self.inner().update_project(project)).await
     }
 
     async fn project(&self, org: &str, id: &str) -> Result<Option<Project>, StoreError> {
-        self.read(self.inner().project(org, id)).await
+        self.read("project", self.inner().project(org, id)).await
     }
 
     async fn projects(&self, org: &str) -> Result<Vec<Project>, StoreError> {
-        self.read(self.inner().projects(org)).await
+        self.read("projects", self.inner().projects(org)).await
     }
 
     async fn seed_domains(&self, org: &str, domains: Vec<Domain>) -> Result<bool, StoreError> {
-        self.change(self.inner().seed_domains(org, domains)).await
+        self.change("seed_domains", self.inner().seed_domains(org, domains)).await
     }
 
     async fn create_domain(&self, domain: Domain) -> Result<bool, StoreError> {
-        self.change(self.inner().create_domain(domain)).await
+        self.change("create_domain", self.inner().create_domain(domain)).await
     }
 
     async fn rename_domain(&self, org: &str, id: &str, name: &str) -> Result<bool, StoreError> {
-        self.change(self.inner().rename_domain(org, id, name)).await
+        self.change("rename_domain", self.inner().rename_domain(org, id, name)).await
     }
 
     async fn delete_domain(&self, org: &str, id: &str) -> Result<bool, StoreError> {
-        self.change(self.inner().delete_domain(org, id)).await
+        self.change("delete_domain", self.inner().delete_domain(org, id)).await
     }
 
     async fn domain(&self, org: &str, id: &str) -> Result<Option<Domain>, StoreError> {
-        self.read(self.inner().domain(org, id)).await
+        self.read("domain", self.inner().domain(org, id)).await
     }
 
     async fn domains(&self, org: &str) -> Result<Vec<Domain>, StoreError> {
-        self.read(self.inner().domains(org)).await
+        self.read("domains", self.inner().domains(org)).await
     }
 
     async fn domain_use(&self, org: &str, id: &str) -> Result<DomainUse, StoreError> {
-        self.read(self.inner().domain_use(org, id)).await
+        self.read("domain_use", self.inner().domain_use(org, id)).await
     }
 
     async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError> {
-        self.change(self.inner().put_settings(version)).await
+        self.change("put_settings", self.inner().put_settings(version)).await
     }
 
     async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError> {
-        self.read(self.inner().settings_at(key)).await
+        self.read("settings_at", self.inner().settings_at(key)).await
     }
 
     async fn settings_history(
@@ -451,38 +531,38 @@ impl Store for Reach {
         after: u64,
         limit: usize,
     ) -> Result<Vec<SettingsVersion>, StoreError> {
-        self.read(self.inner().settings_history(key, after, limit)).await
+        self.read("settings_history", self.inner().settings_history(key, after, limit)).await
     }
 
     async fn create_queue(&self, queue: Queue) -> Result<bool, StoreError> {
-        self.change(self.inner().create_queue(queue)).await
+        self.change("create_queue", self.inner().create_queue(queue)).await
     }
 
     async fn replace_queue(&self, queue: Queue, generation: u64) -> Result<bool, StoreError> {
-        self.change(self.inner().replace_queue(queue, generation)).await
+        self.change("replace_queue", self.inner().replace_queue(queue, generation)).await
     }
 
     async fn queue(&self, org: &str, name: &str) -> Result<Option<Queue>, StoreError> {
-        self.read(self.inner().queue(org, name)).await
+        self.read("queue", self.inner().queue(org, name)).await
     }
 
     async fn queues(&self, org: &str) -> Result<Vec<Queue>, StoreError> {
-        self.read(self.inner().queues(org)).await
+        self.read("queues", self.inner().queues(org)).await
     }
 
     async fn queue_load(&self, org: &str, name: &str) -> Result<QueueLoad, StoreError> {
-        self.read(self.inner().queue_load(org, name)).await
+        self.read("queue_load", self.inner().queue_load(org, name)).await
     }
 
     async fn queue_loads(&self, org: &str) -> Result<BTreeMap<String, QueueLoad>, StoreError> {
-        self.read(self.inner().queue_loads(org)).await
+        self.read("queue_loads", self.inner().queue_loads(org)).await
     }
 
     async fn replace_project_limits(&self, limits: ProjectLimits, generation: u64) -> Result<bool, StoreError> {
-        self.change(self.inner().replace_project_limits(limits, generation)).await
+        self.change("replace_project_limits", self.inner().replace_project_limits(limits, generation)).await
     }
 
     async fn project_limits(&self, org: &str) -> Result<Vec<ProjectLimits>, StoreError> {
-        self.read(self.inner().project_limits(org)).await
+        self.read("project_limits", self.inner().project_limits(org)).await
     }
 }

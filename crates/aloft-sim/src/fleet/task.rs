@@ -14,12 +14,13 @@ use aloft_core::{
 use aloft_plane::LeasedAttempt;
 use aloft_store::{Store as _, Submission, SubmitError, Which};
 
-use super::Fleet;
+use super::{Fleet, weather::OUT_OF};
 
-/// The queue of which few actions run at a time, and how many.
+/// The queue of which few actions run at a time.
 pub(super) const NARROW: &str = "narrow";
-/// As [`NARROW`].
-pub(super) const NARROW_LIMIT: u32 = 2;
+
+/// The code of an error of a task that fails.
+pub(super) const REFUSED: &str = "Refused";
 
 /// What an action is.
 pub(super) fn seed(queue: &str, retries: u32) -> Seed {
@@ -60,24 +61,27 @@ pub(super) async fn carry_out(fleet: &Arc<Fleet>, attempt: &LeasedAttempt) -> At
         return AttemptOutcome::Succeeded(outputs);
     }
     let chance = number((fleet.seed, &id.run.name, id.action.as_str(), id.attempt));
-    tokio::time::sleep(Duration::from_millis(chance % 6000)).await;
-    let error = |recoverable| TaskError::new("Refused", "not today", ErrorKind::User, recoverable);
-    match chance % 11 {
-        0 | 1 => AttemptOutcome::Failed(error(true), OutputRefs::default()),
-        2 => AttemptOutcome::Failed(error(false), OutputRefs::default()),
-        _ => AttemptOutcome::Succeeded(outputs),
+    let climate = fleet.weather.climate;
+    tokio::time::sleep(Duration::from_millis(chance % climate.length)).await;
+    let dice = number((chance, "how it ends")) % OUT_OF;
+    if dice < climate.failing {
+        // The first of them for good.
+        let error = TaskError::new(REFUSED, "not today", ErrorKind::User, dice > 0);
+        return AttemptOutcome::Failed(error, OutputRefs::default());
     }
+    AttemptOutcome::Succeeded(outputs)
 }
 
 /// Starts children, the same in each attempt, and waits for them.
 async fn parent(fleet: &Arc<Fleet>, attempt: &LeasedAttempt) {
     let run = &attempt.lease.id.run;
-    let count = 1 + number((fleet.seed, &run.name)) % 6;
+    let climate = fleet.weather.climate;
+    let count = 1 + number((fleet.seed, &run.name)) % climate.children;
     let mut children = Vec::new();
     for child in 0..count {
         let Ok(name) = ActionName::new(&format!("c{child}")) else { continue };
         let queue = if child % 2 == 0 { NARROW } else { "" };
-        let command = Command::enqueue(name.clone(), ActionName::root(), "", seed(queue, 1));
+        let command = Command::enqueue(name.clone(), ActionName::root(), "", seed(queue, climate.retries));
         if submitted(fleet, Submission::new(run.clone(), command)).await {
             fleet.enqueued(run, &name);
             children.push(name);

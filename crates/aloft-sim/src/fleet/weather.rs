@@ -1,12 +1,6 @@
 //! What goes wrong, and when: everything is drawn from one seed, and time passes only when nobody has anything to do.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aloft_core::Time;
 use parking_lot::Mutex;
@@ -17,18 +11,76 @@ use tokio::time::Instant;
 const BEGINNING: i64 = 1_700_000_000_000_000;
 
 /// A defect that is planted on purpose, to know that it would be found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Defect {
     /// A report is taken for the attempt that is current, whoever makes it.
     NoFencing,
     /// A reader of the feed sees the newest commit before the one before it.
     CommitsOutOfOrder,
+    /// Of two commits that were acknowledged, the second is made first.
+    CommitsSwapped,
     /// A commit is acknowledged and not made.
     AcknowledgedTooSoon,
     /// Every control plane hands out work whenever it likes.
     NoTurns,
     /// What a worker held that is given up stays its own.
     NobodyRequeues,
+}
+
+/// What one fleet is like, and no other: a rare meeting of events is common in some of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Climate {
+    /// Control planes.
+    pub(super) control_planes: u64,
+    /// Workers.
+    pub(super) workers: u64,
+    /// Runs.
+    pub(super) runs: u64,
+    /// Most children of a run.
+    pub(super) children: u64,
+    /// Longest that a child takes, in milliseconds.
+    pub(super) length: u64,
+    /// Of how many attempts, out of [`OUT_OF`], one fails.
+    pub(super) failing: u64,
+    /// How often an action is tried again.
+    pub(super) retries: u32,
+    /// How many actions of the narrow queue run at a time.
+    pub(super) limit: u32,
+    /// Longest that a statement waits for a slow disk, in milliseconds. Two of these are less than the dispatcher grants
+    /// itself between its plan and the end of its turn.
+    pub(super) slow: u64,
+    /// Longest pause between two troubles, in milliseconds.
+    pub(super) pause: u64,
+}
+
+/// See [`Climate::failing`].
+pub(super) const OUT_OF: u64 = 12;
+
+impl Climate {
+    fn draw(rng: &mut StdRng) -> Self {
+        let mut one_of = |of: &[u64]| of[rng.random_range(0..of.len())];
+        Self {
+            control_planes: one_of(&[1, 2, 3, 4]),
+            workers: one_of(&[1, 2, 3]),
+            runs: one_of(&[1, 2, 3, 4, 5]),
+            children: one_of(&[2, 6, 12]),
+            length: one_of(&[100, 1000, 6000, 20_000]),
+            failing: one_of(&[0, 3, 8]),
+            retries: one_of(&[0, 1, 4]) as u32,
+            limit: one_of(&[1, 2, 3]) as u32,
+            slow: one_of(&[50, 800, 2000]),
+            pause: one_of(&[2000, 8000]),
+        }
+    }
+}
+
+/// How much of a play is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What happens to processes, runs and attempts.
+    Events,
+    /// Every statement and every message, too.
+    Everything,
 }
 
 /// What was reached by a simulation.
@@ -64,11 +116,12 @@ impl std::fmt::Display for Reached {
 pub(super) struct Weather {
     rng: Mutex<StdRng>,
     begun: Instant,
-    /// Time as the database has it: in microseconds, and never back.
-    now: AtomicI64,
+    /// What this fleet is like.
+    pub(super) climate: Climate,
     state: Mutex<State>,
     reached: Mutex<Reached>,
     trace: Mutex<Vec<String>>,
+    detail: Detail,
     /// What is wrong on purpose.
     pub(super) defect: Option<Defect>,
 }
@@ -82,14 +135,16 @@ struct State {
 
 impl Weather {
     /// The weather of `seed`.
-    pub(super) fn new(seed: u64, defect: Option<Defect>) -> Self {
+    pub(super) fn new(seed: u64, defect: Option<Defect>, detail: Detail) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
         Self {
-            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            climate: Climate::draw(&mut rng),
+            rng: Mutex::new(rng),
             begun: Instant::now(),
-            now: AtomicI64::new(BEGINNING),
             state: Mutex::default(),
             reached: Mutex::default(),
             trace: Mutex::default(),
+            detail,
             defect,
         }
     }
@@ -102,15 +157,13 @@ impl Weather {
     /// The time now, by a clock that is right.
     pub(super) fn now(&self) -> Time {
         let passed = i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX);
-        let now = BEGINNING.saturating_add(passed);
-        self.now.fetch_max(now, Ordering::SeqCst);
-        Time::from_micros(now)
+        Time::from_micros(BEGINNING.saturating_add(passed))
     }
 
-    /// The clock of the database, which other threads read.
+    /// The clock of the database.
     pub(super) fn store_clock(self: &Arc<Self>) -> Arc<dyn Fn() -> Time + Send + Sync> {
         let weather = Arc::clone(self);
-        Arc::new(move || Time::from_micros(weather.now.load(Ordering::SeqCst)))
+        Arc::new(move || weather.now())
     }
 
     /// A number below `end`.
@@ -136,12 +189,19 @@ impl Weather {
     /// What a statement waits for the disk.
     pub(super) fn disk(&self) -> Duration {
         let slow = self.state.lock().slow_until.is_some_and(|until| Instant::now() < until);
-        if slow { self.up_to(800) } else { self.up_to(3) }
+        if slow { self.up_to(self.climate.slow) } else { self.up_to(3) }
     }
 
     /// What a message takes over the network.
     pub(super) fn network(&self) -> Duration {
-        if self.wrong_once_in(40) { self.up_to(3000) } else { self.up_to(4) }
+        if self.wrong_once_in(40) {
+            self.up_to(3000)
+        } else if self.wrong_once_in(300) {
+            self.reach("message very late");
+            self.up_to(30_000)
+        } else {
+            self.up_to(4)
+        }
     }
 
     /// Whether the database answers nobody.
@@ -178,6 +238,18 @@ impl Weather {
     pub(super) fn note(&self, what: impl FnOnce() -> String) {
         let millis = self.begun.elapsed().as_micros();
         self.trace.lock().push(format!("{:>12.6} {}", millis as f64 / 1e6, what()));
+    }
+
+    /// Whether everything is noted.
+    pub(super) fn is_detailed(&self) -> bool {
+        self.detail == Detail::Everything
+    }
+
+    /// As [`Self::note`], where everything is noted.
+    pub(super) fn detail(&self, what: impl FnOnce() -> String) {
+        if self.is_detailed() {
+            self.note(what);
+        }
     }
 
     /// What was noted.

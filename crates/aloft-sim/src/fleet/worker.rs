@@ -70,7 +70,7 @@ enum Heard {
 
 impl Worker {
     /// A worker that has done nothing yet.
-    pub(super) fn new(fleet: Arc<Fleet>, number: usize) -> Self {
+    pub(super) fn new(fleet: Arc<Fleet>, number: u64) -> Self {
         let (ends, ended) = mpsc::unbounded_channel();
         Self { fleet, name: format!("w{number}"), machine: Arc::default(), ends, ended }
     }
@@ -281,7 +281,9 @@ fn keep_in_touch(
         let over = loop {
             tokio::time::sleep(LEASE / 3).await;
             let said = Instant::now();
-            let beat = line.call(async { seat.beat().await.map_err(|e| ReportError::Unavailable(e.to_string())) });
+            let lives = Arc::clone(&seat);
+            let beat =
+                line.send(async move { lives.beat().await.map_err(|e| ReportError::Unavailable(e.to_string())) });
             match tokio::time::timeout(LEASE / 3, beat).await {
                 Ok(Ok(true)) => heard = said,
                 Ok(Ok(false)) => break Over::Broken,
@@ -323,6 +325,7 @@ fn unreached() -> ReportError {
 impl Line {
     /// A message there, or its answer back.
     async fn hop(&self) -> Result<(), ReportError> {
+        self.fleet.weather.detail(|| format!("{}: a message", self.name));
         let pause = self.fleet.weather.network();
         tokio::time::sleep(pause).await;
         if self.fleet.is_cut(&self.name) {
@@ -349,13 +352,33 @@ impl Line {
         Ok(answer)
     }
 
-    /// Reports until that is taken or refused. Now and then it is said twice.
-    async fn reported(&self, seat: &Seat, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {
+    /// As [`Self::call`], for a message that goes its way whatever becomes of who sent it.
+    async fn send<T: Send + 'static>(
+        &self,
+        what: impl Future<Output = Result<T, ReportError>> + Send + 'static,
+    ) -> Result<T, ReportError> {
+        let line = self.clone();
+        let sent = tokio::spawn(async move { line.call(what).await });
+        sent.await.unwrap_or_else(|_| Err(unreached()))
+    }
+
+    /// Reports until that is taken or refused. Now and then a copy of it comes later.
+    async fn reported(&self, seat: &Arc<Seat>, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {
+        let message = || {
+            let (seat, lease, progress) = (Arc::clone(seat), lease.clone(), progress.clone());
+            async move { seat.report(&lease, progress).await }
+        };
         loop {
             if self.fleet.weather.wrong_once_in(30) {
-                let _ = self.call(seat.report(lease, progress.clone())).await;
+                self.fleet.weather.reach("message came twice");
+                let (line, copy) = (self.clone(), message());
+                let pause = self.fleet.weather.up_to(30_000);
+                tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    line.call(copy).await
+                });
             }
-            match self.call(seat.report(lease, progress.clone())).await {
+            match self.send(message()).await {
                 Err(ReportError::Unavailable(_)) => {
                     let pause = self.fleet.weather.up_to(500);
                     tokio::time::sleep(pause).await;
