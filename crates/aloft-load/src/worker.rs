@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aloft_control::Control;
+use aloft_control::{Control, Guest, Seat};
 use aloft_core::{AttemptOutcome, OutputRefs, Progress, WorkerId};
 use aloft_plane::{ControlPlane as _, LeasedAttempt};
 use futures::future::join_all;
@@ -80,33 +80,48 @@ fn goes_on(attempt: &LeasedAttempt) -> bool {
 
 /// Works until the process ends.
 pub(crate) async fn work(control: Control, seen: Arc<Seen>, running: bool) {
-    let id = WorkerId("load".to_owned());
-    let _ = control.reclaim(&id).await;
+    let seat = Arc::new(control.seat(Guest {
+        id: WorkerId("load".to_owned()),
+        process: u64::from(std::process::id()),
+        known: false,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: String::new(),
+        attempts: String::new(),
+        draining: false,
+    }));
+    let lives = Arc::clone(&seat);
+    tokio::spawn(async move { lives.keep_alive().await });
     let ahead = Arc::new(Semaphore::new(AHEAD));
+    let mut seated = false;
     loop {
-        let Ok(place) = Arc::clone(&ahead).acquire_owned().await else { return };
-        let Ok(leased) = control.lease(&id, BATCH, Duration::from_secs(20)).await else {
+        if !seated && seat.reclaim().await.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        seated = true;
+        let Ok(place) = Arc::clone(&ahead).acquire_owned().await else { return };
+        let Ok(leased) = seat.lease(BATCH, Duration::from_secs(20)).await else {
+            seated = false;
             continue;
         };
         seen.handed(&leased);
-        let (control, seen) = (control.clone(), Arc::clone(&seen));
+        let (seat, seen) = (Arc::clone(&seat), Arc::clone(&seen));
         tokio::spawn(async move {
-            join_all(leased.into_iter().map(|attempt| carry_out(&control, &seen, attempt, running))).await;
+            join_all(leased.into_iter().map(|attempt| carry_out(&seat, &seen, attempt, running))).await;
             drop(place);
         });
     }
 }
 
-async fn carry_out(control: &Control, seen: &Seen, attempt: LeasedAttempt, running: bool) {
+async fn carry_out(seat: &Seat, seen: &Seen, attempt: LeasedAttempt, running: bool) {
     let stays = goes_on(&attempt);
     if running || stays {
-        let _ = control.report(&attempt.lease, Progress::Running).await;
+        let _ = seat.report(&attempt.lease, Progress::Running).await;
     }
     if stays {
         return;
     }
     let outputs = OutputRefs { output_uri: attempt.output_prefix.clone(), report_uri: String::new() };
-    let _ = control.report(&attempt.lease, Progress::Ended(AttemptOutcome::Succeeded(outputs))).await;
+    let _ = seat.report(&attempt.lease, Progress::Ended(AttemptOutcome::Succeeded(outputs))).await;
     seen.ended(&attempt);
 }
