@@ -36,9 +36,11 @@ from flyteidl2.task import common_pb2, task_definition_pb2, task_service_pb2
 from flyteidl2.workflow import run_service_pb2
 from flyteidl2.workflow.run_service_connect import RunServiceClientSync
 
+import peers
+
 HERE = Path(__file__).resolve().parent
 PROJECT, DOMAIN, VERSION = "flytesnacks", "development", "bench"
-SECTIONS = ("start", "create", "enqueue", "fan-out", "idle", "load")
+SECTIONS = ("start", "create", "enqueue", "fan-out", "idle", "load", "peers")
 RUN_TIMEOUT_MS = 300_000
 Nanoseconds = int
 
@@ -220,6 +222,7 @@ class Report:
     goals: dict[str, str] = field(default_factory=dict)
     load: dict[str, list[float]] = field(default_factory=dict)
     under_load: dict[str, dict] = field(default_factory=dict)
+    peers: dict = field(default_factory=dict)
 
     def add(self, name: str, unit: str, *values: float, goal: str = "") -> None:
         self.raw.setdefault(name, []).extend(values)
@@ -262,6 +265,7 @@ class Report:
                 for name, values in self.raw.items()
             },
             "under_load": self.under_load,
+            "peers": self.peers,
         }
         # One line per measurement keeps the file readable and its changes small.
         text = json.dumps(content, indent=1)
@@ -434,7 +438,9 @@ def measure_idle(binary: Path, home: Path, count: int, report: Report) -> None:
 def postgres(home: Path) -> Iterator[tuple[str, int]]:
     """A Postgres of its own, as a small server would have it: its address and its process."""
     directory = home / "postgres"
-    settings = ["shared_buffers=1GB", "max_wal_size=4GB", "checkpoint_timeout=15min"]
+    # For root it runs as another user, who has to get there.
+    home.chmod(0o755)
+    settings = ["shared_buffers=1GB", "max_wal_size=4GB", "checkpoint_timeout=15min", "max_connections=200"]
     with (home / "postgres.log").open("wb") as sink:
         process = subprocess.Popen([HERE.parent / "tools/postgres.sh", directory, *settings], stdout=sink, stderr=sink)
     try:
@@ -450,24 +456,69 @@ def postgres(home: Path) -> Iterator[tuple[str, int]]:
         process.wait(60)
 
 
+def load(binary: Path, home: Path, store: str, *options: str) -> dict[str, dict]:
+    """The rows of `aloft-load measure`, by name."""
+    program, output = binary.with_name("aloft-load"), home / "load.json"
+    if not program.exists():
+        raise SystemExit(f"{program} is missing: build it with `cargo build --release -p aloft-load`")
+    common = ["--aloft", binary, "--python", sys.executable, "--dir", home, "--output", output]
+    if subprocess.run([program, "measure", store, *common, *options], check=False).returncode:
+        raise SystemExit(f"{program} failed on {store}")
+    return {row.pop("name"): row for row in json.loads(output.read_text())["rows"]}
+
+
 def measure_load(binary: Path, home: Path, short: bool, report: Report) -> None:
     """The control plane under load, on each engine, without Python: see the crate aloft-load."""
-    load = binary.with_name("aloft-load")
-    if not load.exists():
-        raise SystemExit(f"{load} is missing: build it with `cargo build --release -p aloft-load`")
-    common = ["--aloft", binary, "--python", sys.executable, "--dir", home, *(["--short"] if short else [])]
     with postgres(home) as (url, pid):
-        for store, options in (("sqlite", []), (url, ["--postgres-pid", str(pid)])):
-            output = home / "load.json"
-            command = [load, "measure", store, *common, *options, "--output", output]
+        for name, store, options in (("sqlite", "sqlite", []), ("postgres", url, ["--postgres-pid", str(pid)])):
             print(flush=True)
-            if subprocess.run(command, check=False).returncode:
-                raise SystemExit(f"{load} failed on {store}")
-            found = json.loads(output.read_text())
-            rows = {row.pop("name"): row for row in found["rows"]}
+            rows = load(binary, home, store, *options, *(["--short"] if short else []))
             for row in rows.values():
                 row["raw"] = [round(value, 4) for value in row.get("raw", [])]
-            report.under_load[found["store"]] = rows
+            report.under_load[name] = rows
+
+
+def beside_peers(binary: Path, home: Path, url: str, seconds: int, short: bool) -> peers.Found:
+    """What of Aloft stands beside its peers: under load on the same Postgres, and its start and its end."""
+    only = ["--only", "create,submit,handed,noop", "--seconds", str(seconds), *(["--short"] if short else [])]
+    rows = load(binary, home, url, *only)
+    found: peers.Found = {
+        "noop": rows[f"durable no-op actions, {seconds} s"]["numbers"]["rate"],
+        "memory loaded": rows[f"durable no-op actions, {seconds} s"]["numbers"]["memory_mb"],
+        "submit": rows["run submissions, 64 clients"]["numbers"]["rate"],
+        "handed": rows["Enqueue sent to handed to a waiting worker"]["raw"],
+        "create": rows["CreateRun, light load"]["raw"],
+        "fdatasync": rows["fdatasync of 4 KiB"]["raw"],
+    }
+    server = Server(binary, Path(tempfile.mkdtemp(prefix="killed-", dir=home)))
+    found["start"] = server.start() * 1000
+    server.deploy()
+    found["memory idle"] = server.memory()["rss"]
+    client = Client(server)
+    request = client.create_request("noop", number=1)
+    client.wait(client.create(request))
+    began = time.perf_counter()
+    server.process.kill()
+    server.process.wait()
+    server.start()
+    found["killed, rpc"] = (time.perf_counter() - began) * 1000
+    client = Client(server)
+    run = client.create(request)
+    found["killed, create"] = (time.perf_counter() - began) * 1000
+    client.wait(run)
+    server.stop()
+    return found
+
+
+def measure_peers(binary: Path, home: Path, rounds: int, short: bool, report: Report) -> None:
+    """Aloft and other engines in turns, on the same disk and the same Postgres: see bench/peers."""
+    with postgres(home) as (url, _):
+        print(flush=True)
+        seconds, requests = (5, 100) if short else (30, 500)
+        setting = peers.Setting(home, home / "postgres", seconds, requests)
+        compared = peers.compare(setting, rounds, lambda: beside_peers(binary, home, url, seconds, short))
+    print(f"\n{compared.table()}\n")
+    report.peers = compared.raw()
 
 
 def main() -> None:
@@ -507,6 +558,9 @@ def main() -> None:
     if "load" in only:
         with report.section("load"):
             measure_load(binary, home, arguments.short, report)
+    if "peers" in only:
+        with report.section("peers"):
+            measure_peers(binary, home, repeat, arguments.short, report)
     print(f"\n{report.table()}\n")
     output = arguments.output or HERE / "results" / f"{time.strftime('%Y-%m-%d-%H%M', time.gmtime())}.json"
     report.save(output, binary)

@@ -12,10 +12,10 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("ALOFT_CACHE") or Path.home() / ".cache/aloft") / "peers"
 NODE = "24.21.0"
 # No peer reports to its makers.
-ENVIRONMENT = dict(os.environ, DO_NOT_TRACK="1", SCARF_ANALYTICS="false", RESTATE_DISABLE_TELEMETRY="true")
+ENVIRONMENT = dict(os.environ, DO_NOT_TRACK="1", SCARF_ANALYTICS="false", RESTATE_DISABLE_TELEMETRY="true", NODE_ENV="production")
 INSTALLING, MEASURING = 900, 600
 # What one round of a peer or of Aloft found: single numbers, and milliseconds of single requests.
 Found = dict[str, float | list[float]]
@@ -36,43 +36,58 @@ class Unavailable(Exception):
 
 
 @dataclass
-class Round:
-    """Where and how long a round is measured: a directory, a Postgres, seconds of load, requests at light load."""
+class Setting:
+    """Where and how long is measured: a directory, a Postgres by its socket, seconds of load, requests at light load."""
 
     home: Path
     socket: Path
-    port: int
     seconds: int
     requests: int
 
     @contextlib.contextmanager
     def database(self, name: str) -> Iterator[str]:
         """The address of an empty database, which is removed afterwards."""
-        self.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}")
-        yield f"postgresql://aloft@/{name}?host={self.socket}&port={self.port}"
-        self.sql(f"DROP DATABASE {name} WITH (FORCE)", "CHECKPOINT")
+        self.sql(f"CREATE DATABASE {name}")
+        try:
+            yield f"postgresql://aloft@/{name}?host={self.socket}"
+        finally:
+            self.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def sql(self, *statements: str) -> None:
-        options = [part for statement in statements for part in ("-c", statement)]
-        run(["psql", "-q", "-h", self.socket, "-p", str(self.port), "-U", "aloft", "-d", "postgres", *options])
+    def sql(self, statement: str) -> None:
+        run(["psql", "-q", "-h", self.socket, "-U", "aloft", "-d", "postgres", "-c", statement])
 
 
-def run(command: list[str | Path], limit: int = MEASURING, **options) -> str:
-    """What a command says; its last words, if it fails."""
-    options.setdefault("env", ENVIRONMENT)
+def run(command: list[str | Path], limit: int = MEASURING) -> str:
+    """What a command says; an error with its last words, if it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, **options)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT, start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
         raise Unavailable(str(error)) from None
-    if done.returncode:
-        words = " ".join((done.stderr + done.stdout).split())
+    try:
+        said, complained = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{Path(command[0]).name} did not end in {limit} s") from None
+    finally:
+        # Nothing that it started is left behind: its session is its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        words = " ".join((complained + said).split())
         raise Unavailable(f"{Path(command[0]).name} failed: {words[-300:]}")
-    return done.stdout
+    return said
 
 
 def ask(command: list[str | Path]) -> dict:
     """The JSON in the last line of what a command says."""
-    return json.loads(run(command).strip().splitlines()[-1])
+    said = run(command)
+    try:
+        return json.loads(said.strip().splitlines()[-1])
+    except (ValueError, LookupError):
+        raise Unavailable(f"{Path(command[1]).name} did not say what it found: {said[-300:]!r}") from None
 
 
 @contextlib.contextmanager
@@ -157,13 +172,13 @@ class Graphile:
     def __init__(self) -> None:
         self.command = [node(), CACHE / "npm/graphile.mjs"]
 
-    def measure(self, round: Round) -> Found:
+    def measure(self, setting: Setting) -> Found:
         found: Found = {}
-        for mode in ("batched", "unbatched", "sustained"):
-            with round.database("graphile") as url:
-                found[mode] = ask([*self.command, mode, url, str(round.seconds)])["rate"]
-        with round.database("graphile") as url:
-            found["latency"] = ask([*self.command, "latency", url, str(round.requests)])["ms"]
+        for mode in ("batched", "unbatched", "one-by-one", "by-hundreds"):
+            with setting.database("graphile") as url:
+                found[mode] = ask([*self.command, mode, url, str(setting.seconds)])["rate"]
+        with setting.database("graphile") as url:
+            found["latency"] = ask([*self.command, "latency", url, str(setting.requests)])["ms"]
         return found
 
 
@@ -180,9 +195,9 @@ class Restate:
             raise Unavailable("there is no server for this machine in @restatedev/restate-server")
         self.server = server
 
-    def measure(self, round: Round) -> Found:
+    def measure(self, setting: Setting) -> Found:
         found: Found = {}
-        home = round.home / "restate"
+        home = setting.home / "restate"
         home.mkdir()
         fabric, ingress, admin, service = free_ports(4)
         environment = {
@@ -190,10 +205,10 @@ class Restate:
             "RESTATE_BIND_PORT": str(fabric), "RESTATE_ADVERTISED_HOST": "127.0.0.1",
             "RESTATE_INGRESS__BIND_PORT": str(ingress), "RESTATE_ADMIN__BIND_PORT": str(admin),
         }  # fmt: skip
-        command, log = [self.server, "--no-logo", "--log-filter", "warn"], round.home / "restate.log"
+        command, log = [self.server, "--no-logo", "--log-filter", "warn"], setting.home / "restate.log"
         noop = f"http://127.0.0.1:{ingress}/bench/noop"
         serve, quiet = [self.node, self.script, "serve", str(service)], {"RESTATE_LOGGING": "ERROR"}
-        with running(serve, round.home / "restate-service.log", quiet):
+        with running(serve, setting.home / "restate-service.log", quiet):
             began = time.perf_counter()
             with running(command, log, environment) as server:
                 answered(server, "GET", ingress, "/restate/health")
@@ -202,9 +217,9 @@ class Restate:
                 answered(server, "POST", admin, "/deployments", deployment)
                 answered(server, "POST", ingress, "/bench/noop")
                 found["memory idle"] = resident(server)
-                found["latency"] = ask([self.node, self.script, "latency", noop, str(round.requests)])["ms"]
-                found["accepted"] = ask([self.node, self.script, "latency", f"{noop}/send", str(round.requests)])["ms"]
-                found["rate"] = ask([self.node, self.script, "rate", noop, str(round.seconds)])["rate"]
+                found["latency"] = ask([self.node, self.script, "latency", noop, str(setting.requests)])["ms"]
+                found["accepted"] = ask([self.node, self.script, "latency", f"{noop}/send", str(setting.requests)])["ms"]
+                found["rate"] = ask([self.node, self.script, "rate", noop, str(setting.seconds)])["rate"]
                 found["memory loaded"] = resident(server)
                 began = time.perf_counter()
                 server.kill()
@@ -227,16 +242,129 @@ class Dbos:
         run([HERE.parent.parent / "tools/venv.sh", CACHE / "dbos", HERE / "requirements.txt"], INSTALLING)
         self.command = [CACHE / "dbos/bin/python", HERE / "dbos_noop.py"]
 
-    def measure(self, round: Round) -> Found:
+    def measure(self, setting: Setting) -> Found:
         found: Found = {}
-        with round.database("dbos") as url:
+        with setting.database("dbos") as url:
             ask([*self.command, "start", url, "0"])
             began = time.perf_counter()
             with subprocess.Popen([*self.command, "start", url, "0"], stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
                 process.stdout.readline()
                 found["start"] = (time.perf_counter() - began) * 1000
-            light = ask([*self.command, "latency", url, str(round.requests)])
+            light = ask([*self.command, "latency", url, str(setting.requests)])
             found["accepted"], found["latency"] = light["durable"], light["ended"]
             for mode in ("direct", "queue"):
-                found[mode] = ask([*self.command, mode, url, str(round.seconds)])["rate"]
+                found[mode] = ask([*self.command, mode, url, str(setting.seconds)])["rate"]
         return found
+
+
+# Beside Aloft
+
+PEERS = (Graphile, Restate, Dbos)
+# What of a peer stands beside what of Aloft, in which unit. Of rates more is better, of everything else less.
+COMPARED = {
+    Graphile: (
+        ("preloaded jobs, batched", "batched", "noop", "/s"),
+        ("preloaded jobs, unbatched", "unbatched", "noop", "/s"),
+        ("jobs added and ended", "one-by-one", "noop", "/s"),
+        ("jobs added by hundreds and ended", "by-hundreds", "noop", "/s"),
+        ("job added to its code", "latency", "handed", "ms"),
+    ),
+    Restate: (
+        ("invocations, 200 clients", "rate", "noop", "/s"),
+        ("invocations, 200 clients", "rate", "submit", "/s"),
+        ("invocation accepted", "accepted", "create", "ms"),
+        ("invocation to its answer", "latency", "handed", "ms"),
+        ("start to first answer", "start", "start", "ms"),
+        ("kill -9 to first answer", "killed, health", "killed, rpc", "ms"),
+        ("kill -9 to first invocation", "killed, invocation", "killed, create", "ms"),
+        ("memory after start", "memory idle", "memory idle", "MB"),
+        ("memory after load", "memory loaded", "memory loaded", "MB"),
+    ),
+    Dbos: (
+        ("workflows started and ended", "direct", "submit", "/s"),
+        ("workflows through a queue", "queue", "noop", "/s"),
+        ("workflow started", "accepted", "create", "ms"),
+        ("workflow to its result", "latency", "handed", "ms"),
+        ("start to first result", "start", "start", "ms"),
+    ),
+}
+OF_ALOFT = {
+    "noop": "no-op actions", "submit": "run submissions", "handed": "Enqueue to the worker", "create": "CreateRun",
+    "start": "start to first RPC", "killed, rpc": "kill -9 to first RPC", "killed, create": "kill -9 to first CreateRun",
+    "memory idle": "memory after start", "memory loaded": "memory after load",
+}  # fmt: skip
+NOT_MEASURED = {
+    "Temporal": "not measured: its server was not built in the time that was given for it, see bench/README.md",
+    "Hatchet": "not measured: its source cannot be had from the Go module registry, see bench/README.md",
+}
+
+
+@dataclass
+class Comparison:
+    """Every round of Aloft and of its peers, by name; and why some are missing."""
+
+    rounds: list[dict[str, Found]]
+    missing: dict[str, str]
+
+    def raw(self) -> dict:
+        rounds = {
+            str(number): {
+                name: {key: [round(v, 3) for v in value] if isinstance(value, list) else round(value, 3)
+                       for key, value in found.items()}
+                for name, found in all_found.items()
+            }
+            for number, all_found in enumerate(self.rounds, 1)
+        }  # fmt: skip
+        return {"rounds": rounds, "missing": self.missing}
+
+    def of(self, name: str, key: str, quantile: float | None) -> list[float]:
+        """A figure of every round that has it."""
+        values = [found[name][key] for found in self.rounds if key in found.get(name, {})]
+        if quantile is None:
+            return values
+        return [sorted(v)[min(len(v) - 1, int(quantile * len(v)))] for v in values]
+
+    def table(self) -> str:
+        rows = [("peer", "figure", "median (min to max)", "of Aloft", "median (min to max)", "Aloft ahead")]
+        for peer, compared in COMPARED.items():
+            for label, key, of_aloft, unit in compared:
+                lists = any(isinstance(found.get(peer.name, {}).get(key), list) for found in self.rounds)
+                for quantile in (0.5, 0.99) if lists else (None,):
+                    theirs, ours = self.of(peer.name, key, quantile), self.of("Aloft", of_aloft, quantile)
+                    if theirs and ours:
+                        ratio = statistics.median(ours) / statistics.median(theirs)
+                        ahead = f"{ratio if unit == '/s' else 1 / ratio:.2f} x"
+                        name = label if quantile is None else f"{label}, p{quantile * 100:.0f}"
+                        rows.append((peer.name, name, shown(theirs, unit), OF_ALOFT[of_aloft], shown(ours, unit), ahead))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"{name}: {reason}" for name, reason in self.missing.items())])
+
+
+def shown(values: list[float], unit: str) -> str:
+    return f"{statistics.median(values):.1f} {unit} ({min(values):.1f} to {max(values):.1f})"
+
+
+def compare(setting: Setting, rounds: int, aloft: Callable[[], Found]) -> Comparison:
+    """Install what can be, and measure Aloft and its peers in turns, every other round the other way round."""
+    comparison = Comparison([], dict(NOT_MEASURED))
+    sides: dict[str, Callable[[], Found]] = {"Aloft": aloft}
+    for peer in PEERS:
+        try:
+            installed = peer()
+            sides[peer.name] = lambda installed=installed: installed.measure(setting)
+        except Unavailable as reason:
+            comparison.missing[peer.name] = f"not installed: {reason}"
+    for number in range(rounds):
+        found: dict[str, Found] = {}
+        comparison.rounds.append(found)
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            print(f"round {number + 1} of {rounds}: {name}", flush=True)
+            try:
+                # Nobody writes what the one before left to be written.
+                setting.sql("CHECKPOINT")
+                found[name] = sides[name]()
+            except Unavailable as reason:
+                comparison.missing[name] = f"not measured from round {number + 1} on: {reason}"
+                del sides[name]
+    return comparison

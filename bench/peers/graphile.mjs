@@ -1,4 +1,4 @@
-// graphile-worker with jobs that do nothing: node graphile.mjs (batched | unbatched | sustained | latency) DATABASE AMOUNT
+// graphile-worker with jobs that do nothing: node graphile.mjs (batched | unbatched | one-by-one | by-hundreds | latency) DATABASE AMOUNT
 //
 // AMOUNT is seconds, for `latency` the number of jobs. What has ended is counted in the database, where an ended job is a
 // row that is gone: so only what is durable counts. The options are those of the project's own performance test.
@@ -14,6 +14,7 @@ const amount = Number(given);
 const CONCURRENT = 24;
 const WARM_MS = 2000;
 const RESOLUTION_MS = 20;
+const UNDER_WAY = 10_000;
 // As many as the performance test has, if there are cores for them.
 const PROCESSES = Math.min(4, availableParallelism());
 // For each second: 200,000 in all for half a minute, as the performance test has. They may last for less than that.
@@ -74,12 +75,16 @@ async function preloaded(utils) {
   return found;
 }
 
-// Jobs are added one by one by many clients while others are worked off.
-async function sustained(utils) {
+// Jobs are added by many clients while others are worked off, and not more of them than there are to be under way.
+async function sustained(utils, few) {
   const children = await workers(true);
+  const had = () => children.reduce((sum, child) => sum + child.had, 0);
   let [added, going] = [0, true];
-  const clients = Array.from({ length: 64 }, async () => {
-    for (; going; added++) await utils.addJob("noop", {});
+  const clients = Array.from({ length: few > 1 ? 8 : 64 }, async () => {
+    for (; going; added += few) {
+      while (going && added - had() > UNDER_WAY) await sleep(RESOLUTION_MS);
+      await (few > 1 ? utils.addJobs(Array(few).fill({ identifier: "noop", payload: {} })) : utils.addJob("noop", {}));
+    }
   });
   await sleep(WARM_MS);
   const found = await rate(async () => { const before = added; return before - (await left()); }, () => false);
@@ -116,7 +121,8 @@ if (mode.startsWith("work")) {
 } else {
   const utils = await makeWorkerUtils({ connectionString, maxPoolSize: CONCURRENT, preset: { worker: { logger } } });
   await utils.migrate();
-  const measured = mode === "latency" ? { ms: await latency(utils) } : mode === "sustained" ? { rate: await sustained(utils) } : { rate: await preloaded(utils) };
+  const rates = { "one-by-one": () => sustained(utils, 1), "by-hundreds": () => sustained(utils, 100) };
+  const measured = mode === "latency" ? { ms: await latency(utils) } : { rate: await (rates[mode] ?? preloaded)(utils) };
   console.log(JSON.stringify(measured));
   process.exit(0);
 }
