@@ -254,7 +254,7 @@ fn submit(
         touched.pos = Some(append(tx, run_id, seq, event, now)?);
         touched.committed.events += 1;
         if let Some(observer) = observer {
-            touched.committed.seen.extend(Seen::of(observer, run, before.as_ref(), event, &state, now));
+            Seen::add(&mut touched.committed.seen, observer, run, before.as_ref(), event, &state, now);
         }
         save(tx, run_id, before.as_ref(), &state, now)?;
         if before.is_none() {
