@@ -38,7 +38,7 @@ use aloft_store::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, functions::FunctionFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, functions::FunctionFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::writer::{Job, RecordJob};
@@ -51,6 +51,9 @@ const QUEUE: usize = 8192;
 
 /// Readers at a time. Two cores; more would only wait for each other.
 const READERS: usize = 4;
+
+/// Prepared statements that a connection keeps. More than there are of them without filters, which are put together.
+const STATEMENTS: usize = 128;
 
 /// The store on one SQLite file.
 #[derive(Clone)]
@@ -236,7 +239,14 @@ fn tune(db: &Connection) -> Result<(), StoreError> {
     set("foreign_keys", "OFF")?; // the writer is the only one that inserts, in order
     set("cache_size", "-8192")?; // 8 MB
     set("temp_store", "MEMORY")?; // what a trigger's statement may have to undo is a few pages
-    db.set_prepared_statement_cache_capacity(64);
+    keep_statements(db)
+}
+
+/// Keeps prepared statements, and the plans they were prepared with: SQLite would otherwise plan each anew whenever another
+/// value is bound to it, which costs more than to carry it out.
+fn keep_statements(db: &Connection) -> Result<(), StoreError> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(error::from_sqlite)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(())
 }
 
@@ -245,7 +255,7 @@ fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let db = Connection::open_with_flags(path, flags).map_err(error::from_sqlite)?;
     db.pragma_update(None, "busy_timeout", "5000").map_err(error::from_sqlite)?;
     db.pragma_update(None, "cache_size", "-2048").map_err(error::from_sqlite)?;
-    db.set_prepared_statement_cache_capacity(64);
+    keep_statements(&db)?;
     functions(&db).map_err(error::from_sqlite)?;
     Ok(db)
 }

@@ -57,6 +57,7 @@ pub(super) struct Reach {
     /// Ends with the process that has it.
     life: CancellationToken,
     cut_until: Mutex<Option<Instant>>,
+    slow_until: Mutex<Option<Instant>>,
 }
 
 fn away() -> StoreError {
@@ -68,7 +69,7 @@ impl Reach {
     pub(super) fn new(database: Arc<Database>, number: usize, life: CancellationToken) -> Arc<Self> {
         let mut inner = database.store.feed();
         let (feed, _) = watch::channel(*inner.borrow_and_update());
-        let reach = Arc::new(Self { database, number, feed, life, cut_until: Mutex::default() });
+        let reach = Arc::new(Self { database, number, feed, life, cut_until: Mutex::default(), slow_until: Mutex::default() });
         let hears = Arc::downgrade(&reach);
         tokio::spawn(async move {
             while inner.changed().await.is_ok() {
@@ -91,9 +92,15 @@ impl Reach {
         *self.cut_until.lock() = Some(Instant::now() + length);
     }
 
+    /// Makes it slow for a while.
+    pub(super) fn slow(&self, length: Duration) {
+        *self.slow_until.lock() = Some(Instant::now() + length);
+    }
+
     /// Mends it.
     pub(super) fn mend(&self) {
         *self.cut_until.lock() = None;
+        *self.slow_until.lock() = None;
     }
 
     fn weather(&self) -> &Weather {
@@ -106,7 +113,8 @@ impl Reach {
 
     /// The way of a statement there, or of its answer back. A process that has ended hears nothing any more.
     async fn hop(&self) -> Result<(), StoreError> {
-        let pause = self.weather().disk();
+        let slow = self.slow_until.lock().is_some_and(|until| Instant::now() < until);
+        let pause = self.weather().disk(slow);
         tokio::time::sleep(pause).await;
         if self.life.is_cancelled() {
             std::future::pending::<()>().await;
