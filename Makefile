@@ -9,7 +9,7 @@ export DO_NOT_TRACK = 1
 profile_dir = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 VENV = $(CACHE)/venv
 
-.PHONY: demo test test-rust simulate test-e2e bench lint format build venv tools refresh-idl crash
+.PHONY: demo test test-rust simulate test-e2e bench lint format build venv tools refresh-idl crash chaos
 
 demo: tools build venv ## Build, start, run a real workflow with the official SDK, show the result, stop.
 	@$(VENV)/bin/python tools/demo.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft
@@ -39,6 +39,12 @@ test-e2e: build venv
 crash: PROFILE = dev
 crash: build venv ## Twenty kills of the server in the middle of a run.
 	ALOFT_BIN=$(CARGO_TARGET_DIR)/debug/aloft $(VENV)/bin/python -m pytest tests/e2e/test_crash.py
+
+chaos: PROFILE = dev
+chaos: build venv ## An hour of random kills of servers, workers and Postgres; MINUTES, SEED and STORE=sqlite choose others.
+	@tools/bootstrap.sh test
+	$(VENV)/bin/python tests/chaos/chaos.py $(CARGO_TARGET_DIR)/debug/aloft \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE))
 
 bench: build venv ## The figures, measured; raw results go to bench/results/.
 	$(VENV)/bin/python bench/run.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft
