@@ -141,11 +141,9 @@ impl SqliteStore {
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        // One read transaction, so that a snapshot and its number belong together.
-        let look = |db: &mut Connection| db.transaction().map_err(error::from_sqlite).and_then(|tx| f(&tx));
         let readers = match &self.engine {
             Engine::Threads { readers, .. } => Arc::clone(readers),
-            Engine::Caller(db) => return look(&mut db.lock()),
+            Engine::Caller(db) => return f(&db.lock()),
         };
         let closed = |_| StoreError::Unavailable("the store is closing".to_owned());
         let permits = Arc::clone(&readers);
@@ -156,7 +154,8 @@ impl SqliteStore {
                 Some(db) => db,
                 None => open_reader(&readers.path)?,
             };
-            let result = look(&mut db);
+            // One read transaction, so that a snapshot and its number belong together.
+            let result = db.transaction().map_err(error::from_sqlite).and_then(|tx| f(&tx));
             readers.idle.lock().push(db);
             result
         };

@@ -38,10 +38,16 @@ pub(super) async fn follow(fleet: Arc<Fleet>, stop: CancellationToken) -> Vec<Fe
 
 /// All that must hold at the end.
 pub(super) fn all(fleet: &Fleet, path: &Path, heard: &[FeedItem]) -> Result<(), String> {
+    if let Some(what) = fleet.database.broken().into_iter().next() {
+        return Err(what);
+    }
     let mut book = Book::open(path)?;
     let mut ledgers: BTreeMap<RunKey, Ledger> = BTreeMap::new();
     let acknowledged = fleet.acknowledged.lock().clone();
     for run in acknowledged.iter().map(of_run) {
+        if ledgers.contains_key(run) {
+            continue;
+        }
         let id = RunId {
             place: Place { project: run.scope.project.clone(), domain: run.scope.domain.clone() },
             name: run.name.clone(),
