@@ -27,11 +27,13 @@ const MOST_QUEUES: usize = 200;
 /// Reads one number of a queue.
 type Read = fn(&QueueLoad) -> u64;
 
+/// A count: when it was made, and what it was; `None` if it failed.
+type Count = (Instant, Option<Census>);
+
 /// The last count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Live {
-    /// When it was made, and what it was; `None` if it failed.
-    last: Arc<Mutex<Option<(Instant, Option<Census>)>>>,
+    last: Arc<Mutex<Option<Count>>>,
     /// One counts at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
