@@ -6,6 +6,8 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Telemetry of the SDK under test goes nowhere.
 export DO_NOT_TRACK = 1
 
+# What is tested can be told where to die.
+features = $(if $(filter dev,$(PROFILE)),--features failpoints)
 profile_dir = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 VENV = $(CACHE)/venv
 
@@ -15,13 +17,13 @@ demo: tools build venv ## Build, start, run a real workflow with the official SD
 	@$(VENV)/bin/python tools/demo.py $(CARGO_TARGET_DIR)/$(profile_dir)/aloft
 
 build: tools ## The binary, in $(PROFILE).
-	cargo build --profile $(PROFILE) -p aloft
+	cargo build --profile $(PROFILE) -p aloft $(features)
 
 test: test-rust test-e2e ## Every test.
 
 test-rust: tools
 	@tools/bootstrap.sh test
-	cargo test --workspace --no-fail-fast
+	cargo test --workspace --no-fail-fast --features aloft/failpoints
 
 # Random sequences of requests against the model of the contract (crates/aloft-sim): `make simulate N=100000`, again with
 # the SEED that a failure names; over the port, with kills and restarts: `make simulate PORT=1 N=1000`.

@@ -1,11 +1,12 @@
 """Kills servers, workers and Postgres at random while runs go on, and looks whether anything that was acknowledged is lost or
 anything that was durable is done again.
 
-usage: chaos.py ALOFT [--minutes N] [--seed N] [--store postgres|sqlite] [--keep]
+usage: chaos.py ALOFT [--minutes N] [--seed N] [--store postgres|sqlite] [--no-failpoints] [--keep]
 
 With `postgres`: two `aloft server`, two `aloft operator` and one Postgres, each killed with SIGKILL and started again; a balancer
 stands before the servers. With `sqlite`: one server and two operators. Now and then a worker is away for longer than its lease,
-so that what it held is tried again by the other.
+so that what it held is tried again by the other. A binary with the feature `failpoints` also dies by itself: before and after
+commits, reports, and starts of tasks (`FAILPOINTS` below).
 
 What must hold at the end:
 
@@ -50,6 +51,11 @@ RUNS = "flyteidl2.workflow.RunService"
 SCOPE = {"org": "", "project": PROJECT, "domain": DOMAIN}
 FINAL = {"SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"}
 LEASE = 4.0
+# Where servers and operators abort, and how often when they come by there.
+FAILPOINTS = {
+    "server": {"before-commit": 0.1, "after-commit": 0.1, "after-answers": 0.1},
+    "operator": {"before-report": 0.5, "after-report": 0.5, "before-start": 0.5, "after-start": 0.5},
+}
 CHILDREN = 3
 
 
@@ -85,15 +91,16 @@ class Member:
     command: list[str]
     log: Path
     process: subprocess.Popen | None = None
-    kills: int = 0
-    busy: threading.Lock = field(default_factory=threading.Lock)
+    failpoints: str = ""
+    # Held by who kills it or starts it again.
+    held: threading.RLock = field(default_factory=threading.RLock)
 
     def start(self) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("ALOFT_")}
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
                 self.command,
-                env=clean | {"DO_NOT_TRACK": "1"},
+                env=clean | {"DO_NOT_TRACK": "1", "FAILPOINTS": self.failpoints},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -104,7 +111,6 @@ class Member:
         assert self.process
         self.process.kill()
         self.process.wait()
-        self.kills += 1
 
     def lives(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -113,8 +119,8 @@ class Member:
 class World:
     """Everything that runs."""
 
-    def __init__(self, binary: Path, store: str, directory: Path):
-        self.binary, self.store, self.directory = binary, store, directory
+    def __init__(self, binary: Path, store: str, directory: Path, failpoints: bool):
+        self.binary, self.store, self.directory, self.failpoints = binary, store, directory, failpoints
         self.postgres = Postgres() if store == "postgres" else None
         self.balancer = Balancer()
         self.marks = directory / "marks"
@@ -122,6 +128,12 @@ class World:
         self.token.write_text("chaos\n")
         self.servers = [self.server(n) for n in range(2 if self.postgres else 1)]
         self.operators = [self.operator(n) for n in range(2)]
+
+    def points(self, kind: str) -> str:
+        """What `FAILPOINTS` says to a process of this kind."""
+        engine = {"server": self.store, "operator": "worker"}[kind]
+        points = FAILPOINTS[kind] if self.failpoints else {}
+        return ";".join(f"{engine}-{point}={percent}%return" for point, percent in points.items())
 
     def common(self, name: str) -> list[str]:
         sets = {
@@ -141,12 +153,13 @@ class World:
         command += ["--public-url", f"http://localhost:{self.balancer.port}"]
         if self.postgres:
             command += ["--database-url", self.postgres.url]
-        return Member(name, command, self.directory / f"{name}.log")
+        return Member(name, command, self.directory / f"{name}.log", failpoints=self.points("server"))
 
     def operator(self, n: int) -> Member:
         name = f"operator{n}"
         url = ["--control-plane-url", f"http://localhost:{self.balancer.port}"]
-        return Member(name, [str(self.binary), "operator", *url, *self.common(name)], self.directory / f"{name}.log")
+        command = [str(self.binary), "operator", *url, *self.common(name)]
+        return Member(name, command, self.directory / f"{name}.log", failpoints=self.points("operator"))
 
     def start_server(self, n: int) -> None:
         """Starts server `n` and waits until it serves; a database that is away then is waited for by it."""
@@ -188,6 +201,38 @@ class World:
         if self.postgres:
             self.postgres.stop(signal.SIGINT)
             shutil.rmtree(self.postgres.directory, ignore_errors=True)
+
+
+class Supervisor(threading.Thread):
+    """Starts again what died by itself."""
+
+    def __init__(self, world: World):
+        super().__init__(daemon=True)
+        self.world, self.stop, self.deaths, self.failure = world, threading.Event(), Counter(), ""
+
+    def run(self) -> None:
+        try:
+            while not self.stop.wait(0.2):
+                self.look()
+        except BaseException as error:
+            self.failure = f"the supervisor failed: {error!r}"
+
+    def look(self) -> None:
+        for n, member in enumerate([*self.world.servers, *self.world.operators]):
+            if member.held.acquire(blocking=False):
+                try:
+                    if member.lives():
+                        continue
+                    code = member.process.returncode
+                    if code not in (-signal.SIGABRT, -signal.SIGKILL):
+                        raise SystemExit(f"{member.name} ended with {code}: {tail(member.log)}")
+                    self.deaths[member.name.rstrip("0123456789")] += 1
+                    if n < len(self.world.servers):
+                        self.world.start_server(n)
+                    else:
+                        member.start()
+                finally:
+                    member.held.release()
 
 
 class Clients:
@@ -280,15 +325,17 @@ class Killer(threading.Thread):
             world.postgres.start()
         elif whom == "server":
             n = draw.randrange(len(world.servers))
-            world.servers[n].kill()
-            self.stop.wait(draw.choice([0, 0, 1.0]))
-            world.start_server(n)
+            with world.servers[n].held:
+                world.servers[n].kill()
+                self.stop.wait(draw.choice([0, 0, 1.0]))
+                world.start_server(n)
         else:
             member = draw.choice(world.operators)
-            member.kill()
-            # Away for longer than its lease: what it held goes to the other, and comes back to die.
-            self.stop.wait(LEASE * 2 if draw.random() < 0.15 else draw.choice([0, 0.5, 1.0]))
-            member.start()
+            with member.held:
+                member.kill()
+                # Away for longer than its lease: what it held goes to the other, and comes back to die.
+                self.stop.wait(LEASE * 2 if draw.random() < 0.15 else draw.choice([0, 0.5, 1.0]))
+                member.start()
         self.kills[whom] += 1
 
 
@@ -369,11 +416,12 @@ def main() -> int:
     parser.add_argument("--store", choices=["postgres", "sqlite"], default="postgres")
     parser.add_argument("--rounds", type=int, default=6, help="rounds of three children that a run has")
     parser.add_argument("--together", type=int, default=4, help="runs under way at a time")
+    parser.add_argument("--no-failpoints", dest="failpoints", action="store_false", help="they only die when killed")
     parser.add_argument("--keep", action="store_true", help="keep what it leaves, also if all went well")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
     print(f"seed {options.seed}, store {options.store}, {options.minutes} minutes, in {directory}", flush=True)
-    world = World(options.aloft.resolve(), options.store, directory)
+    world = World(options.aloft.resolve(), options.store, directory, options.failpoints)
     try:
         for n in range(len(world.servers)):
             world.start_server(n)
@@ -381,34 +429,37 @@ def main() -> int:
             operator.start()
         world.deploy()
         clients, killer = Clients(world, options.rounds, options.together), Killer(world, options.seed)
-        for thread in [*clients.threads, killer]:
+        supervisor = Supervisor(world)
+        for thread in [*clients.threads, killer, supervisor]:
             thread.start()
         end = time.monotonic() + options.minutes * 60
-        while time.monotonic() < end and not clients.wrong and not killer.failure:
+        while time.monotonic() < end and not (clients.wrong or killer.failure or supervisor.failure):
             time.sleep(min(10, max(0.1, end - time.monotonic())))
             kills = ", ".join(f"{count} {whom}" for whom, count in sorted(killer.kills.items()))
-            print(f"  killed {kills or 'nothing'}; {len(clients.ended)} of {len(clients.acknowledged)} runs ended", flush=True)
+            deaths = ", ".join(f"{count} {whom}" for whom, count in sorted(supervisor.deaths.items()))
+            runs = f"{len(clients.ended)} of {len(clients.acknowledged)} runs ended"
+            print(f"  killed {kills or 'nothing'}; died by themselves {deaths or 'none'}; {runs}", flush=True)
         killer.stop.set()
         killer.join(120)
         clients.stop.set()
-        for n, server in enumerate(world.servers):
-            if not server.lives():
-                world.start_server(n)
         for thread in clients.threads:
             thread.join(300)
-        if killer.failure:
-            clients.say(killer.failure)
+        supervisor.stop.set()
+        supervisor.join(120)
+        for failure in (killer.failure, supervisor.failure):
+            if failure:
+                clients.say(failure)
         stuck = [name for name in clients.acknowledged if name not in clients.ended]
         wrong = [f"run {name} did not end: {details(clients, name, 'a0')}" for name in stuck]
         wrong += judge(world, clients)
     finally:
         world.end()
-    total = sum(killer.kills.values())
+    total = sum(killer.kills.values()) + sum(supervisor.deaths.values())
     if wrong:
         print("\n".join(["WRONG:", *wrong[:40]]))
         print(f"everything is kept in {directory}; seed {options.seed}")
         return 1
-    print(f"{total} kills, {len(clients.acknowledged)} runs: nothing lost, nothing done again. Seed {options.seed}.")
+    print(f"{total} deaths, {len(clients.acknowledged)} runs: nothing lost, nothing done again. Seed {options.seed}.")
     if not options.keep:
         shutil.rmtree(directory, ignore_errors=True)
     return 0

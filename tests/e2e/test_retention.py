@@ -21,6 +21,7 @@ from test_config import started  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif("ALOFT_E2E_ENDPOINT" in os.environ, reason="these tests start servers of their own")
 
+WORKFLOWS = Path(__file__).parent / "workflows"
 RUNS = "flyteidl2.workflow.RunService"
 RETENTION = ("--set", "retention.runs=1h", "--set", "retention.every=1s")
 
@@ -155,6 +156,37 @@ def test_a_run_that_is_recovered_stays_until_that_is_over(started, database, fly
     wire.unary(server, f"{RUNS}/AbortRun", {"runId": run_id})
     eventually(lambda: not exists(server, source), "the source to go", about=lambda: tail(server.log))
     assert exists(server, waiting)
+
+
+def test_a_run_finds_nothing_of_an_earlier_one_of_its_name(started, database, flyte):  # noqa: F811
+    server = started(*RETENTION, *database.arguments)
+    cli = flyte(server)
+
+    def run(*more: str, code: int | None = 0):
+        command = ["run", "--follow", *more[:-1], "again.py", "main", "--word", more[-1]]
+        return cli(*command, code=code, timeout=RUN_TIMEOUT, cwd=WORKFLOWS)
+
+    def outputs(name: str) -> str:
+        return cli("get", "io", name, "--outputs-only").text
+
+    failed = run("--name", "again", "bad", code=None)
+    assert "bad does not work" in failed.text, failed.text
+    database.age("again", hours=2)
+    eventually(lambda: not exists(server, "again"), "the first to go", about=lambda: tail(server.log))
+    second = run("--name", "again", "second")
+    assert "part of second" in outputs("again"), second.text
+    logs = cli("get", "logs", "again").text
+    assert "this is second" in logs and "this is bad" not in logs, logs
+
+    # What the second had in the cache is not what the third of the name writes.
+    database.age("again", hours=2)
+    eventually(lambda: not exists(server, "again"), "the second to go", about=lambda: tail(server.log))
+    run("--name", "again", "third")
+    cached = run("second").run_name
+    assert "part of second" in outputs(cached)
+    run_id = {"org": "local", "project": "flytesnacks", "domain": "development", "name": cached}
+    found = wire.unary(server, f"{RUNS}/ListActions", {"runId": run_id})["actions"]
+    assert "CACHE_HIT" in {action.get("status", {}).get("cacheStatus") for action in found}, found
 
 
 def test_a_cached_result_outlives_the_run_that_computed_it(started, database, flyte):  # noqa: F811

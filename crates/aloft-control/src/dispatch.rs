@@ -302,7 +302,7 @@ impl Control {
             task_spec,
             input_uri: task.input_uri.clone(),
             output_prefix: prefix(attempt.number),
-            run_base: self.run_base(&record.key, spec),
+            run_base: self.run_base(&record.key, &record.info, spec),
             raw_data_prefix: raw,
             previous_prefix: if previous == 0 { String::new() } else { prefix(previous) },
             default_envs: default_envs.to_vec(),

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use aloft_core::{RunKey, Subject, Time, WorkerId};
+use aloft_core::{RunInfo, RunKey, Subject, Time, WorkerId};
 use aloft_flyteidl2::flyteidl2::{project::ProjectState, task::RunSpec};
 use aloft_plane::DataPlane;
 use aloft_store::{Census, OfferPlace, Project, Retention, Store, StoreError};
@@ -299,11 +299,19 @@ impl Control {
     }
 
     /// The prefix below which the inputs and outputs of the run's actions lie: its own part of the one that `spec` names.
-    fn run_base(&self, run: &RunKey, spec: &RunSpec) -> String {
-        match spec.run_base_dir.trim_end_matches('/') {
+    fn run_base(&self, run: &RunKey, info: &RunInfo, spec: &RunSpec) -> String {
+        let base = match spec.run_base_dir.trim_end_matches('/') {
             "" => self.data().run_base(run),
             base => format!("{base}/{}", run.name),
-        }
+        };
+        if info.apart.is_empty() { base } else { format!("{base}/{}", info.apart) }
+    }
+
+    /// For [`RunInfo::apart`] of a new run. A run that is given up leaves its data and its name: the next of that name must not
+    /// find that error or overwrite those results, which the cache may still hand out.
+    fn apart(&self, run: &RunKey) -> String {
+        let kept = self.settings().retention.kept.of(&run.scope.project);
+        kept.map_or_else(String::new, |_| names::apart())
     }
 
     /// Sleeps, or returns early when the control plane stops.

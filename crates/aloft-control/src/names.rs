@@ -9,6 +9,9 @@ const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Length of a made-up run name, its `r` included; 27^19 of them.
 const RUN_NAME: usize = 20;
 
+/// Letters that tell runs of one name apart; 27^8 of them, and few runs ever have the same name.
+const APART: usize = 8;
+
 /// A new run name. Server-made names begin with `r`, which is how people tell them from their own.
 pub(crate) fn run_name() -> String {
     let mut rng = rand::rng();
@@ -18,6 +21,12 @@ pub(crate) fn run_name() -> String {
         name.push(char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
     }
     name
+}
+
+/// What tells the output prefixes of a run from those of any other of its name. Names of actions do not begin with a dot.
+pub(crate) fn apart() -> String {
+    let mut rng = rand::rng();
+    std::iter::once('.').chain((0..APART).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))).collect()
 }
 
 /// The run name that belongs to a request: the same for its repetitions, another for every other request.

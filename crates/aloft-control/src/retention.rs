@@ -14,7 +14,7 @@ use crate::{Control, reconcile::TROUBLE, work::Reconciler};
 /// Rows removed in one commit: two to four milliseconds of the writer of SQLite.
 const STEP: usize = 300;
 
-/// How many times as long as a step took the pause after it is: a quarter of one connection's time at most.
+/// How many times as long as a step took the pause after it is: half of one connection's time at most.
 const PAUSE: u32 = 1;
 
 /// How often the progress of a long pass is said.

@@ -15,6 +15,7 @@ use crate::{
     Control,
     reconcile::{BATCH, TROUBLE},
     session::Vigil,
+    work::Reconciler,
 };
 
 /// How long a worker that was given up and holds nothing is remembered, for people who ask where it is.
@@ -24,7 +25,7 @@ impl Control {
     pub(crate) async fn sweep_loop(&self) {
         let mut vigil = Vigil::default();
         while !self.stopping().is_cancelled() {
-            let pause = match self.sweep_once(&mut vigil, Instant::now()).await {
+            let pause = match self.counted(Reconciler::Workers, self.sweep_once(&mut vigil, Instant::now())).await {
                 Ok(_) => Vigil::interval(self.settings().lease),
                 Err(error) => {
                     tracing::warn!(%error, "cannot look after workers");

@@ -26,11 +26,14 @@ pub enum Reconciler {
     Calls,
     /// Gives up history.
     Retention,
+    /// Gives up workers that are not heard of.
+    Workers,
 }
 
 impl Reconciler {
     /// Every one, in the order of their numbers.
-    pub const ALL: [Self; 6] = [Self::Settle, Self::Limits, Self::Lookups, Self::Holds, Self::Calls, Self::Retention];
+    pub const ALL: [Self; 7] =
+        [Self::Settle, Self::Limits, Self::Lookups, Self::Holds, Self::Calls, Self::Retention, Self::Workers];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Reconciler {
             Self::Holds => "holds",
             Self::Calls => "calls",
             Self::Retention => "retention",
+            Self::Workers => "workers",
         }
     }
 }

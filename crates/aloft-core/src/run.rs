@@ -60,6 +60,10 @@ pub struct RunInfo {
     /// The queue of actions that name none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub queue: String,
+    /// What tells its output prefixes from those of an earlier run of the same name that has been given up; empty where no
+    /// run is ever given up. No name of an action can be the same.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub apart: String,
 }
 
 impl RunInfo {

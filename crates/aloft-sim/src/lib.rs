@@ -1,5 +1,6 @@
 //! A model of the whole run contract that drives the real server with random sequences of requests, and checks what it
-//! answers and shows against the invariants of `design.md`. For tests only; nothing of the product depends on it.
+//! answers and shows against the invariants of `design.md`; and whole simulated fleets ([`fleet`]). For tests only; nothing of the
+//! product depends on it.
 
 pub mod book;
 pub mod client;

@@ -328,7 +328,7 @@ impl Hot {
         let pos = save::append(tx, hot.id, seq, event, now)?;
         committed.events += 1;
         if let Some(observer) = observer {
-            committed.seen.extend(Seen::of(observer, run, was, event, &state, now));
+            Seen::add(&mut committed.seen, observer, run, was, event, &state, now);
         }
         if unwritten == Unwritten::Nothing {
             self.unwritten.push((run.clone(), name.clone()));

@@ -61,6 +61,9 @@ const QUEUE: usize = 8192;
 /// Readers at a time. Two cores; more would only wait for each other.
 const READERS: usize = 4;
 
+/// Prepared statements that a connection keeps. More than there are of them without filters, which are put together.
+const STATEMENTS: usize = 128;
+
 /// The store on one SQLite file.
 #[derive(Clone)]
 pub struct SqliteStore {
@@ -150,11 +153,9 @@ impl SqliteStore {
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        // One read transaction, so that a snapshot and its number belong together.
-        let look = |db: &mut Connection| db.transaction().map_err(error::from_sqlite).and_then(|tx| f(&tx));
         let readers = match &self.engine {
             Engine::Threads { readers, .. } => Arc::clone(readers),
-            Engine::Caller(db) => return look(&mut db.lock().0),
+            Engine::Caller(db) => return f(&db.lock().0),
         };
         let closed = |_| StoreError::Unavailable("the store is closing".to_owned());
         let permits = Arc::clone(&readers);
@@ -165,7 +166,8 @@ impl SqliteStore {
                 Some(db) => db,
                 None => open_reader(&readers.path)?,
             };
-            let result = look(&mut db);
+            // One read transaction, so that a snapshot and its number belong together.
+            let result = db.transaction().map_err(error::from_sqlite).and_then(|tx| f(&tx));
             readers.idle.lock().push(db);
             result
         };
@@ -250,14 +252,15 @@ fn tune(db: &Connection) -> Result<(), StoreError> {
     set("foreign_keys", "OFF")?; // the writer is the only one that inserts, in order
     set("cache_size", "-8192")?; // 8 MB
     set("temp_store", "MEMORY")?; // what a trigger's statement may have to undo is a few pages
-    settle_plans(db).map_err(error::from_sqlite)?;
-    db.set_prepared_statement_cache_capacity(64);
-    Ok(())
+    keep_statements(db)
 }
 
-/// Keeps the plan of a statement, whatever it is asked with: otherwise it is prepared anew for other values.
-fn settle_plans(db: &Connection) -> Result<(), rusqlite::Error> {
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+/// Keeps prepared statements, and the plans they were prepared with: SQLite would otherwise plan each anew whenever another
+/// value is bound to it, which costs more than to carry it out.
+fn keep_statements(db: &Connection) -> Result<(), StoreError> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(error::from_sqlite)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
 }
 
 fn open_reader(path: &Path) -> Result<Connection, StoreError> {
@@ -265,8 +268,8 @@ fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let db = Connection::open_with_flags(path, flags).map_err(error::from_sqlite)?;
     db.pragma_update(None, "busy_timeout", "5000").map_err(error::from_sqlite)?;
     db.pragma_update(None, "cache_size", "-2048").map_err(error::from_sqlite)?;
-    db.set_prepared_statement_cache_capacity(64);
-    settle_plans(&db).and_then(|()| functions(&db)).map_err(error::from_sqlite)?;
+    keep_statements(&db)?;
+    functions(&db).map_err(error::from_sqlite)?;
     Ok(db)
 }
 

@@ -87,9 +87,13 @@ pub(crate) fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterat
     };
     let took = began.elapsed();
     let commands = answers.len();
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("sqlite-after-commit", |_| std::process::abort());
     for answer in answers {
         answer.send(failure.as_ref());
     }
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("sqlite-after-answers", |_| std::process::abort());
     if failure.is_none() {
         hub.publish(touched.runs, touched.pos);
         if let Some(observer) = hub.observer() {
@@ -156,6 +160,8 @@ fn carry_out(
         (Some(error), _) => Err(error),
         (None, Some(tx)) => {
             hot.finish(&tx, now)?;
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!("sqlite-before-commit", |_| std::process::abort());
             tx.commit().map_err(error::from_sqlite)
         }
         (None, None) => Ok(()),

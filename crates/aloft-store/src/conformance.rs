@@ -304,8 +304,8 @@ impl Observer for Heard {
         self.0.lock().expect("nobody panics").push(commit);
     }
 
-    fn wants_ends(&self) -> bool {
-        true
+    fn wants_ends(&self, run: &RunKey) -> bool {
+        run.name == "r1"
     }
 }
 
@@ -333,10 +333,33 @@ async fn commits_are_told_and_what_lives_is_counted(store: Handle) {
     let told: Vec<_> = commits.iter().flat_map(|c| &c.seen).collect();
     let stages: Vec<_> = told.iter().flat_map(|s| s.stages.iter().map(|(stage, _)| stage.name())).collect();
     assert_eq!(stages, ["queue", "transition", "execution", "completion", "completion", "completion"]);
-    let ends: Vec<_> = told.iter().filter_map(|s| Some((s.end.as_ref()?.name.as_str(), s.ended?, s.root))).collect();
-    let expected = [("x1", Phase::Succeeded, false), ("a0", Phase::Aborted, true), ("x2", Phase::Aborted, false)];
-    assert_eq!(ends, expected);
-    assert!(told.iter().all(|s| s.run == run && s.task == "env.f"));
+    let ended: Vec<_> = told.iter().flat_map(|s| s.ended.clone()).collect();
+    assert_eq!(ended, [(Phase::Succeeded, false), (Phase::Aborted, true), (Phase::Aborted, false)]);
+    let ends: Vec<_> =
+        told.iter().flat_map(|s| &s.ends).map(|(run, end)| (run, end.name.as_str(), end.phase)).collect();
+    let expected = [("x1", Phase::Succeeded), ("a0", Phase::Aborted), ("x2", Phase::Aborted)];
+    assert_eq!(ends, expected.map(|(name, phase)| (&run, name, phase)));
+    let place = (run.scope.project.as_str(), run.scope.domain.as_str(), "env.f");
+    assert!(told.iter().all(|s| (s.project.as_str(), s.domain.as_str(), s.task.as_str()) == place));
+    let commands = [("x3", 2), ("x4", 3)];
+    let other = key("r2");
+    ok(&store, create(&other, "d")).await;
+    let mut batch = Vec::new();
+    for (name, token) in commands {
+        ok(&store, enqueue(&other, name, "a0")).await;
+        ok(&store, lease(&other, name, "w", token)).await;
+        batch.extend([report(&other, name, token, Progress::Running), report(&other, name, token, done())]);
+    }
+    heard.0.lock().expect("nobody panics").clear();
+    assert!(store.submit_in_order(batch).await.iter().all(Result::is_ok));
+    let others = std::mem::take(&mut *heard.0.lock().expect("nobody panics"));
+    let told: Vec<_> = others.iter().flat_map(|c| &c.seen).collect();
+    assert!(told.len() <= others.len(), "of one task once in a commit: {told:?}");
+    assert_eq!(
+        told.iter().map(|s| (s.stages.len(), s.ended.len())).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)),
+        (8, 2)
+    );
+    assert!(told.iter().all(|s| s.ends.is_empty()), "not of that run");
     assert_eq!(commits.iter().map(|c| c.events).sum::<usize>(), store.events_after(&run, 0, 100).await.unwrap().len());
 }
 

@@ -1,5 +1,6 @@
 //! What a store tells of its own commits, for whoever measures. Told after the commit; who listens must not keep the writer
-//! waiting.
+//! waiting. A batch mostly does the same to many actions of one task, so what is told is put together by task: its names are
+//! copied once for each batch and not for each event.
 
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ pub trait Observer: Send + Sync + 'static {
     /// Something was committed by this process.
     fn committed(&self, commit: Committed);
 
-    /// Whether it wants to know whole actions as they end.
-    fn wants_ends(&self) -> bool;
+    /// Whether it wants to know whole actions of this run as they end.
+    fn wants_ends(&self, run: &RunKey) -> bool;
 }
 
 /// A commit.
@@ -23,44 +24,66 @@ pub struct Committed {
     pub events: usize,
     /// How long it took, from when the writer took the commands up to when they were durable.
     pub took: Duration,
-    /// What became of actions, in order.
+    /// What became of actions.
     pub seen: Vec<Seen>,
 }
 
-/// What an event did to an action.
+/// What became of actions of one task in one project and domain. A commit may tell of the same task more than once.
 #[derive(Debug)]
 pub struct Seen {
-    /// Its run.
-    pub run: RunKey,
-    /// The name of its task.
+    /// The project of the runs.
+    pub project: String,
+    /// The domain of the runs.
+    pub domain: String,
+    /// The name of the task.
     pub task: String,
-    /// Whether it is the root of its run.
-    pub root: bool,
-    /// The stages that ended.
+    /// The stages that ended, in order.
     pub stages: Vec<(Stage, Duration)>,
-    /// The phase it ended in, if this ended it.
-    pub ended: Option<Phase>,
-    /// What it ended as, for an observer that wants to know.
-    pub end: Option<Box<ActionState>>,
+    /// The phases that actions ended in, and whether each was the root of its run.
+    pub ended: Vec<(Phase, bool)>,
+    /// What actions ended as, with their runs, of those runs that the observer wants to know of.
+    pub ends: Vec<(RunKey, ActionState)>,
 }
 
+/// How many of the tasks that were told of last are looked through for one that is told of again. So a batch of as many tasks
+/// as commands costs no more than it holds.
+const LOOKED_THROUGH: usize = 8;
+
 impl Seen {
-    /// What there is to tell of an event; `None` if nothing.
-    pub fn of(
+    /// Adds what there is to tell of an event, if anything.
+    pub fn add(
+        all: &mut Vec<Self>,
         observer: &dyn Observer,
         run: &RunKey,
         before: Option<Was>,
         event: &Event,
         after: &ActionState,
         at: Time,
-    ) -> Option<Self> {
-        let stages: Vec<_> = stages(before, event, after, at).collect();
+    ) {
+        let mut stages = stages(before, event, after, at).peekable();
         let was = before.is_some_and(|b| b.ended);
-        let ended = Some(after.phase).filter(|phase| phase.is_terminal() && !was && after.task().is_some());
-        if stages.is_empty() && ended.is_none() {
-            return None;
+        let ended = after.phase.is_terminal() && !was && after.task().is_some();
+        if stages.peek().is_none() && !ended {
+            return;
         }
-        let end = ended.filter(|_| observer.wants_ends()).map(|_| Box::new(after.clone()));
-        Some(Self { run: run.clone(), task: after.title().to_owned(), root: after.name.is_root(), stages, ended, end })
+        let seen = Self::of_task(all, &run.scope.project, &run.scope.domain, after.title());
+        seen.stages.extend(stages);
+        if ended {
+            seen.ended.push((after.phase, after.name.is_root()));
+            if observer.wants_ends(run) {
+                seen.ends.push((run.clone(), after.clone()));
+            }
+        }
+    }
+
+    fn of_task<'a>(all: &'a mut Vec<Self>, project: &str, domain: &str, task: &str) -> &'a mut Self {
+        let same = |s: &Self| s.task == task && s.project == project && s.domain == domain;
+        let found = all.iter().rev().take(LOOKED_THROUGH).position(same);
+        let place = found.map_or(all.len(), |back| all.len() - 1 - back);
+        if found.is_none() {
+            let (project, domain, task) = (project.to_owned(), domain.to_owned(), task.to_owned());
+            all.push(Self { project, domain, task, stages: Vec::new(), ended: Vec::new(), ends: Vec::new() });
+        }
+        &mut all[place]
     }
 }

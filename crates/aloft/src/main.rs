@@ -73,6 +73,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let ended = match Cli::parse().command {
         Command::Dev(args) => dev::run(&args),
         Command::Server(args) => server::run(&args),

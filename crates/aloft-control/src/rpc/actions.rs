@@ -201,7 +201,7 @@ async fn output_base(control: &Control, run: &RunRecord, request: &Enqueue<'_>) 
         return Ok(request.run_output_base.to_owned());
     }
     let spec = run::stored_run_spec(control, run).await?;
-    Ok(control.run_base(&run.key, &spec))
+    Ok(control.run_base(&run.key, &run.info, &spec))
 }
 
 /// Why a trace failed: what its parent left beside it, so that a replay raises the same error, or runs the function again

@@ -71,9 +71,10 @@ pub(super) async fn create_run(
             || run_spec.cache_config.as_option().is_some_and(|c| c.overwrite_cache),
         cache_scope: cache_scope(&run_spec),
         queue: queue(&run_spec.queue, "")?,
+        apart: control.apart(&run),
     };
     let task_blob = spec.blob.clone();
-    let seed = root_seed(control.run_base(&run, &run_spec), spec, inputs, &info);
+    let seed = root_seed(control.run_base(&run, &info, &run_spec), spec, inputs, &info);
     let taken = control.taken_over(&run, info.relation.as_ref(), &ActionName::root(), &seed).await.map_err(wire)?;
     let task = task_of(&seed, taken.recovered.is_some());
     let submission = Submission {

@@ -176,6 +176,10 @@ impl AttemptDir {
         for file in ["shim.json", "exec-error", "exit.json"] {
             remove_file(&self.path.join(file))?;
         }
+        // A run that was given up leaves its name to another, whose log must not begin with its own.
+        if self.read_launch()?.is_none_or(|before| before.token != launch.token) {
+            remove_file(&self.log())?;
+        }
         write_json(&self.live, launch)?;
         // The only record that must outlive the machine's power: after a new boot its presence alone decides.
         write_json_durably(&self.path.join("launch.json"), launch)?;

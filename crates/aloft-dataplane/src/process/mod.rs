@@ -192,6 +192,8 @@ impl ProcessExecutor {
         let [program, args @ ..] = self.config.shim.as_slice() else {
             return Err(io::Error::other("the command of the shim is empty"));
         };
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!("worker-before-start", |_| std::process::abort());
         let mut child = Command::new(program)
             .args(args)
             .arg(dir.path())
@@ -201,6 +203,8 @@ impl ProcessExecutor {
             // Until the shim leads a session of its own.
             .process_group(0)
             .spawn()?;
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!("worker-after-start", |_| std::process::abort());
         let shim = ProcessId::of(child.id().unwrap_or_default().cast_signed());
         let mut said = String::new();
         if let Some(out) = child.stdout.take() {

@@ -54,7 +54,8 @@ fn a_begun_attempt_is_found_until_it_is_settled() {
     let a = attempt("r1", "a0", 1);
     let dir = dirs.dir(&a.lease.id);
     assert_eq!(dir.state().unwrap(), DirState::default());
-    dir.begin(&LaunchRecord::new(&a.lease.id, a.lease.token)).unwrap();
+    let launch = LaunchRecord::new(&a.lease.id, a.lease.token);
+    dir.begin(&launch).unwrap();
     let live = dirs.live().unwrap();
     assert_eq!((live.len(), live[0].id()), (1, a.lease.id));
     let state = dir.state().unwrap();
@@ -65,6 +66,8 @@ fn a_begun_attempt_is_found_until_it_is_settled() {
     dir.settle().unwrap();
     assert!(dirs.live().unwrap().is_empty());
     assert!(dir.log().exists() && !dir.work().exists() && !dir.scratch().exists());
+    dir.begin(&launch).unwrap();
+    assert!(!dir.log().exists(), "that of an earlier run of the same name is not gone on with");
 }
 
 #[test]

@@ -116,8 +116,14 @@ pub(super) async fn send(
         if is_over() {
             return Sent::Refused;
         }
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!("worker-before-report", |_| std::process::abort());
         match control.report(lease, progress.clone()).await {
-            Ok(()) => return Sent::Taken,
+            Ok(()) => {
+                #[cfg(feature = "failpoints")]
+                fail::fail_point!("worker-after-report", |_| std::process::abort());
+                return Sent::Taken;
+            }
             Err(ReportError::Over | ReportError::Displaced(_)) => {
                 if let Some(over) = over {
                     over.cancel();

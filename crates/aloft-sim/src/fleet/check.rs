@@ -38,10 +38,16 @@ pub(super) async fn follow(fleet: Arc<Fleet>, stop: CancellationToken) -> Vec<Fe
 
 /// All that must hold at the end.
 pub(super) fn all(fleet: &Fleet, path: &Path, heard: &[FeedItem]) -> Result<(), String> {
+    if let Some(what) = fleet.database.broken().into_iter().next() {
+        return Err(what);
+    }
     let mut book = Book::open(path)?;
     let mut ledgers: BTreeMap<RunKey, Ledger> = BTreeMap::new();
     let acknowledged = fleet.acknowledged.lock().clone();
     for run in acknowledged.iter().map(of_run) {
+        if ledgers.contains_key(run) {
+            continue;
+        }
         let id = RunId {
             place: Place { project: run.scope.project.clone(), domain: run.scope.domain.clone() },
             name: run.name.clone(),
@@ -107,6 +113,8 @@ fn is_there(acknowledged: &Acknowledged, ledger: &Ledger) -> Result<(), String> 
                     || a.error.as_ref().is_some_and(|e| e.code == WORKER_LOST)
             };
             match attempt {
+                // A worker that was started again judges an end whose report is still on its way: what came first holds.
+                Some(a) if matches!(outcome, AttemptOutcome::Lost(_)) && a.ended_at.is_some() => Ok(()),
                 Some(a) if a.phase == phase || otherwise(a) => Ok(()),
                 other => Err(format!("{acknowledged:?} was acknowledged, and recorded is {other:?}")),
             }

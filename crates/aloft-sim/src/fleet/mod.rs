@@ -277,16 +277,23 @@ fn failure(seed: u64, defect: Option<Defect>, what: &str, weather: &Weather) -> 
 async fn settled(fleet: &Arc<Fleet>) -> Result<(), String> {
     let begun = Instant::now();
     let store = fleet.database.store();
+    let acknowledged = fleet.acknowledged.lock().clone();
+    let mut runs: Vec<_> = acknowledged
+        .into_iter()
+        .filter_map(|a| if let Acknowledged::Created(run) = a { Some(run) } else { None })
+        .collect();
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let mut open = Vec::new();
-        for acknowledged in fleet.acknowledged.lock().clone() {
-            let Acknowledged::Created(run) = acknowledged else { continue };
-            let read = store.snapshot(&run, Which::All);
+        for run in std::mem::take(&mut runs) {
             // One that is not there is found missing later.
-            let Some(snapshot) = at_once(read).map_err(|e| e.to_string())? else { continue };
+            let read = at_once(store.snapshot(&run, Which::All));
+            let Some(snapshot) = read.map_err(|e| e.to_string())? else { continue };
+            let before = open.len();
             let live = snapshot.actions.iter().filter(|s| !s.phase.is_terminal());
             open.extend(live.map(|s| format!("{run}/{} is {}", s.name, s.phase.words())));
+            // What has ended is not looked at again here.
+            runs.extend((open.len() > before).then_some(run));
         }
         let unsettled = at_once(store.unsettled(10)).map_err(|e| e.to_string())?;
         open.extend(unsettled.iter().map(|(run, action)| format!("{run}/{action} lives below what has ended")));
@@ -327,12 +334,12 @@ async fn person(fleet: Arc<Fleet>, number: u64) {
 /// Things go wrong for a while.
 async fn trouble(fleet: &Arc<Fleet>) {
     let climate = fleet.weather.climate;
-    let until = Instant::now() + Duration::from_secs(30) + fleet.weather.up_to(90_000);
+    let until = Instant::now() + Duration::from_secs(20) + fleet.weather.up_to(60_000);
     while Instant::now() < until {
         let pause = fleet.weather.up_to(climate.pause);
         tokio::time::sleep(pause).await;
         let length = fleet.weather.up_to(if fleet.weather.once_in(3) { 40_000 } else { 4000 });
-        match fleet.weather.below(7) {
+        match fleet.weather.below(8) {
             0 => {
                 fleet.weather.note(|| format!("the disk is slow for {length:?}"));
                 fleet.weather.slow_disk(length);
@@ -364,6 +371,13 @@ async fn trouble(fleet: &Arc<Fleet>) {
                 replica.reach.cut(length);
             }
             5 => {
+                let Some(replica) = fleet.any_replica() else { continue };
+                fleet
+                    .weather
+                    .note(|| format!("control plane {} is far from the database for {length:?}", replica.number));
+                replica.reach.slow(length);
+            }
+            6 => {
                 let worker = format!("w{}", fleet.weather.below(climate.workers));
                 fleet.weather.note(|| format!("the line of {worker} is cut for {length:?}"));
                 fleet.cut.lock().insert(worker, Instant::now() + length);

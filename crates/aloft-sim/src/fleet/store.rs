@@ -32,6 +32,10 @@ pub(super) struct Database {
     weather: Arc<Weather>,
     dispatch: Arc<tokio::sync::Mutex<()>>,
     lead: Arc<tokio::sync::Mutex<()>>,
+    /// Whose turn it is to hand out work.
+    turn_of: Arc<Mutex<Option<usize>>>,
+    /// What a control plane did that it must not do.
+    broken: Mutex<Vec<String>>,
     /// What is made after the next commit, if that is what is wrong.
     late: Mutex<Vec<Submission>>,
 }
@@ -39,7 +43,13 @@ pub(super) struct Database {
 impl Database {
     /// A database on `store`.
     pub(super) fn new(store: SqliteStore, weather: Arc<Weather>) -> Self {
-        Self { store, weather, dispatch: Arc::default(), lead: Arc::default(), late: Mutex::default() }
+        let (dispatch, lead, turn_of) = (Arc::default(), Arc::default(), Arc::default());
+        Self { store, weather, dispatch, lead, turn_of, broken: Mutex::default(), late: Mutex::default() }
+    }
+
+    /// What a control plane did that it must not do.
+    pub(super) fn broken(&self) -> Vec<String> {
+        self.broken.lock().clone()
     }
 
     /// The store itself, which never fails.
@@ -57,6 +67,7 @@ pub(super) struct Reach {
     /// Ends with the process that has it.
     life: CancellationToken,
     cut_until: Mutex<Option<Instant>>,
+    slow_until: Mutex<Option<Instant>>,
 }
 
 fn away() -> StoreError {
@@ -68,7 +79,8 @@ impl Reach {
     pub(super) fn new(database: Arc<Database>, number: usize, life: CancellationToken) -> Arc<Self> {
         let mut inner = database.store.feed();
         let (feed, _) = watch::channel(*inner.borrow_and_update());
-        let reach = Arc::new(Self { database, number, feed, life, cut_until: Mutex::default() });
+        let reach =
+            Arc::new(Self { database, number, feed, life, cut_until: Mutex::default(), slow_until: Mutex::default() });
         let hears = Arc::downgrade(&reach);
         tokio::spawn(async move {
             while inner.changed().await.is_ok() {
@@ -91,9 +103,15 @@ impl Reach {
         *self.cut_until.lock() = Some(Instant::now() + length);
     }
 
+    /// Makes it slow for a while.
+    pub(super) fn slow(&self, length: Duration) {
+        *self.slow_until.lock() = Some(Instant::now() + length);
+    }
+
     /// Mends it.
     pub(super) fn mend(&self) {
         *self.cut_until.lock() = None;
+        *self.slow_until.lock() = None;
     }
 
     fn weather(&self) -> &Weather {
@@ -106,7 +124,8 @@ impl Reach {
 
     /// The way of a statement there, or of its answer back. A process that has ended hears nothing any more.
     async fn hop(&self) -> Result<(), StoreError> {
-        let pause = self.weather().disk();
+        let slow = self.slow_until.lock().is_some_and(|until| Instant::now() < until);
+        let pause = self.weather().disk(slow);
         tokio::time::sleep(pause).await;
         if self.life.is_cancelled() {
             std::future::pending::<()>().await;
@@ -184,6 +203,16 @@ impl Reach {
         Some(submission)
     }
 
+    /// Work is handed out by whose turn it is: what is in flight is counted before, and nobody else may add to it.
+    fn look_at(&self, submission: &Submission) {
+        let Command::Lease { action, .. } = &submission.command else { return };
+        if *self.database.turn_of.lock() != Some(self.number) {
+            let what = format!("control plane {} hands out {}/{action} out of its turn", self.number, submission.run);
+            self.weather().note(|| what.clone());
+            self.database.broken.lock().push(what);
+        }
+    }
+
     /// Makes what was put off.
     fn catch_up(&self) {
         for submission in std::mem::take(&mut *self.database.late.lock()) {
@@ -216,8 +245,13 @@ pub(super) fn at_once<T>(what: impl Future<Output = T>) -> T {
     block_on(tokio::task::unconstrained(what))
 }
 
-/// A turn of which `lock` has one, for `length` at most; lost with the life of who has it.
-async fn turn(lock: Arc<tokio::sync::Mutex<()>>, length: Duration, life: CancellationToken) -> Turn {
+/// A turn of which `lock` has one, for `length` at most; lost with the life of who has it. `passed` is called at its end.
+async fn turn(
+    lock: Arc<tokio::sync::Mutex<()>>,
+    length: Duration,
+    life: CancellationToken,
+    passed: impl FnOnce() + Send + 'static,
+) -> Turn {
     let guard = lock.lock_owned().await;
     let (turn, ours) = Turn::taken();
     tokio::spawn(async move {
@@ -227,6 +261,7 @@ async fn turn(lock: Arc<tokio::sync::Mutex<()>>, length: Duration, life: Cancell
             () = life.cancelled() => {}
             () = tokio::time::sleep(length) => {}
         }
+        passed();
         drop(guard);
     });
     turn
@@ -237,10 +272,13 @@ impl Store for Reach {
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
         self.hop().await?;
         let Some(submission) = self.tampered(submission) else { return Ok(Reply::Done) };
+        self.look_at(&submission);
         let asked = self.weather().is_detailed().then(|| words(&submission));
         let done = at_once(self.inner().submit(submission));
         self.catch_up();
         self.detail(|| match &done {
+            // Not the state that it holds: its token is another in each play.
+            Ok(Reply::Leased(_)) => format!("{}: Leased", asked.unwrap_or_default()),
             Ok(reply) => format!("{}: {reply:?}", asked.unwrap_or_default()),
             Err(error) => format!("{}: {error}", asked.unwrap_or_default()),
         });
@@ -298,14 +336,18 @@ impl Store for Reach {
         if self.weather().is(Defect::NoTurns) {
             return Ok(Turn::of_one());
         }
-        Ok(turn(Arc::clone(&self.database.dispatch), TURN, self.life.clone()).await)
+        let turn_of = Arc::clone(&self.database.turn_of);
+        let passed = move || *turn_of.lock() = None;
+        let turn = turn(Arc::clone(&self.database.dispatch), TURN, self.life.clone(), passed).await;
+        *self.database.turn_of.lock() = Some(self.number);
+        Ok(turn)
     }
 
     async fn lead(&self) -> Result<Turn, StoreError> {
         self.hop().await?;
         // The connection that has it breaks now and then.
         let length = Duration::from_secs(5) + self.weather().up_to(120_000);
-        Ok(turn(Arc::clone(&self.database.lead), length, self.life.clone()).await)
+        Ok(turn(Arc::clone(&self.database.lead), length, self.life.clone(), || ()).await)
     }
 
     async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {

@@ -87,8 +87,10 @@ async fn parent(fleet: &Arc<Fleet>, attempt: &LeasedAttempt) {
             children.push(name);
         }
     }
+    let mut pause = Duration::from_millis(500);
     loop {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(Duration::from_secs(5));
         let Some(replica) = fleet.any_replica() else { continue };
         let which = Which::ChildrenOf(ActionName::root());
         let read = replica.reach.snapshot(run, which);

@@ -64,9 +64,9 @@ impl Climate {
             workers: one_of(&[1, 2, 3]),
             runs: one_of(&[1, 2, 3, 4, 5]),
             children: one_of(&[2, 6, 12]),
-            length: one_of(&[100, 1000, 6000, 20_000]),
-            failing: one_of(&[0, 3, 8]),
-            retries: one_of(&[0, 1, 4]) as u32,
+            length: one_of(&[100, 500, 2000, 8000]),
+            failing: one_of(&[0, 4, 8]),
+            retries: one_of(&[0, 2, 5]) as u32,
             limit: one_of(&[1, 2, 3]) as u32,
             slow: one_of(&[50, 800, 2000]),
             pause: one_of(&[2000, 8000]),
@@ -186,9 +186,9 @@ impl Weather {
         Duration::from_micros(self.below(millis.saturating_mul(1000)))
     }
 
-    /// What a statement waits for the disk.
-    pub(super) fn disk(&self) -> Duration {
-        let slow = self.state.lock().slow_until.is_some_and(|until| Instant::now() < until);
+    /// What a statement waits for the disk, or for a way to the database that is `slow` by itself.
+    pub(super) fn disk(&self, slow: bool) -> Duration {
+        let slow = slow || self.state.lock().slow_until.is_some_and(|until| Instant::now() < until);
         if slow { self.up_to(self.climate.slow) } else { self.up_to(3) }
     }
 
@@ -196,7 +196,7 @@ impl Weather {
     pub(super) fn network(&self) -> Duration {
         if self.wrong_once_in(40) {
             self.up_to(3000)
-        } else if self.wrong_once_in(300) {
+        } else if self.wrong_once_in(150) {
             self.reach("message very late");
             self.up_to(30_000)
         } else {

@@ -369,7 +369,7 @@ impl Line {
             async move { seat.report(&lease, progress).await }
         };
         loop {
-            if self.fleet.weather.wrong_once_in(30) {
+            if self.fleet.weather.wrong_once_in(10) {
                 self.fleet.weather.reach("message came twice");
                 let (line, copy) = (self.clone(), message());
                 let pause = self.fleet.weather.up_to(30_000);

@@ -194,7 +194,7 @@ fn change(
     let state = apply(before.clone(), event, now)
         .ok_or_else(|| StoreError::Corrupt(format!("event {} of run {run} does not fit action {name}", after.seq)))?;
     if let Some(observer) = observer {
-        decided.seen.extend(Seen::of(observer, run, before.as_ref().map(Was::of), event, &state, now));
+        Seen::add(&mut decided.seen, observer, run, before.as_ref().map(Was::of), event, &state, now);
     }
     for effect in effects(run, before.as_ref(), &state, now) {
         record(known, decided, run, &effect);

@@ -147,7 +147,11 @@ async fn once(
         return Ok(answers);
     }
     let written = write::all(&tx, &known, &decided).await?;
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("postgres-before-commit", |_| std::process::abort());
     let pos = tail::commit(tx, (&shared.channel, &shared.own), &known, &decided, &written).await?;
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("postgres-after-commit", |_| std::process::abort());
     shared.told.lock().insert(pos / PLACES);
     shared.hub.publish(decided.seqs(), Some(pos));
     if let Some(observer) = shared.hub.observer() {

@@ -267,7 +267,7 @@ async fn a_large_run_goes_in_parts(store: Handle) {
     steps.extend((0..300).map(|i| lease(&run, &format!("x{i}"), "w", 1)));
     steps.extend((0..300).map(|i| report(&run, &format!("x{i}"), 1, done())));
     for reply in store.submit_in_order(steps).await {
-        assert_eq!(reply, Ok(Reply::Done));
+        assert!(matches!(reply, Ok(Reply::Done | Reply::Leased(_))), "{reply:?}");
     }
     end(&store, &run, "a0").await;
     let rules = before(LATE);

@@ -27,31 +27,39 @@ const MOST_QUEUES: usize = 200;
 /// Reads one number of a queue.
 type Read = fn(&QueueLoad) -> u64;
 
+/// A count: when it was made, and what it was; `None` if it failed.
+type Count = (Instant, Option<Census>);
+
 /// The last count.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Live(Arc<Mutex<Option<(Instant, Census)>>>);
+pub(super) struct Live {
+    last: Arc<Mutex<Option<Count>>>,
+    /// One counts at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
 
 impl Live {
     /// Counts again, if the last count is no longer good.
     pub(super) async fn refresh(&self, control: &Control) {
-        if self.0.lock().as_ref().is_some_and(|(at, _)| at.elapsed() < FRESH) {
+        let _turn = self.turn.lock().await;
+        if self.last.lock().as_ref().is_some_and(|(at, _)| at.elapsed() < FRESH) {
             return;
         }
-        let census = tokio::time::timeout(PATIENCE, control.census()).await;
-        *self.0.lock() = match census {
-            Ok(Ok(census)) => Some((Instant::now(), census)),
+        let census = match tokio::time::timeout(PATIENCE, control.census()).await {
+            Ok(Ok(census)) => Some(census),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "what lives cannot be counted");
                 None
             }
             Err(_) => None,
         };
+        *self.last.lock() = Some((Instant::now(), census));
     }
 }
 
 impl Collector for Live {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some((_, census)) = self.0.lock().clone() else { return Ok(()) };
+        let Some((_, Some(census))) = self.last.lock().clone() else { return Ok(()) };
         let single = [
             ("aloft_runs_live", "Runs that have not ended", census.runs),
             ("aloft_actions_live", "Actions that have not ended", census.actions),

@@ -1,50 +1,63 @@
 //! Labels whose values users choose: so many are told apart, and the rest is `other`. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// What stands for whatever came too late.
 const OTHER: &str = "other";
 
-/// The names that are told apart: those that came first, until the process ends.
+/// What belongs to each name that is told apart: to those that came first, until the process ends. What is known is found without
+/// copying its name.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct Names<T> {
     most_places: usize,
     most_tasks: usize,
-    /// The tasks of each place, a project and a domain.
-    places: HashMap<(String, String), HashSet<String>>,
+    /// By project, domain and task: which of `made`.
+    known: HashMap<String, HashMap<String, HashMap<String, usize>>>,
+    places: usize,
     tasks: usize,
+    made: Vec<T>,
 }
 
-impl Names {
+impl<T> Names<T> {
     /// None yet.
     pub(super) fn new(most_places: usize, most_tasks: usize) -> Self {
-        Self { most_places, most_tasks, places: HashMap::new(), tasks: 0 }
+        Self { most_places, most_tasks, known: HashMap::new(), places: 0, tasks: 0, made: Vec::new() }
     }
 
-    /// What to call a place.
-    pub(super) fn place(&mut self, project: &str, domain: &str) -> (String, String) {
-        let place = (project.to_owned(), domain.to_owned());
-        if !self.places.contains_key(&place) {
-            if self.places.len() >= self.most_places {
-                return (OTHER.to_owned(), OTHER.to_owned());
-            }
-            self.places.insert(place.clone(), HashSet::new());
-        }
-        place
+    /// What belongs to a task of a project and domain; `make` makes it of what these three are called.
+    pub(super) fn of(&mut self, names: [&str; 3], make: impl FnOnce([&str; 3]) -> T) -> &mut T {
+        let index = match self.find(names) {
+            Some(index) => index,
+            None => self.add(names, make),
+        };
+        &mut self.made[index]
     }
 
-    /// What to call a place and a task there.
-    pub(super) fn task(&mut self, project: &str, domain: &str, task: &str) -> (String, String, String) {
-        let place = self.place(project, domain);
-        let Some(tasks) = self.places.get_mut(&place) else { return (place.0, place.1, OTHER.to_owned()) };
-        if !tasks.contains(task) {
+    fn find(&self, [project, domain, task]: [&str; 3]) -> Option<usize> {
+        self.known.get(project)?.get(domain)?.get(task).copied()
+    }
+
+    fn add(&mut self, [project, domain, task]: [&str; 3], make: impl FnOnce([&str; 3]) -> T) -> usize {
+        let mut called = [project, domain, task];
+        let new_place = self.known.get(project).is_none_or(|domains| !domains.contains_key(domain));
+        if new_place && self.places >= self.most_places {
+            called = [OTHER; 3];
+        } else {
+            self.places += usize::from(new_place);
             if self.tasks >= self.most_tasks {
-                return (place.0, place.1, OTHER.to_owned());
+                called[2] = OTHER;
+            } else {
+                self.tasks += 1;
             }
-            tasks.insert(task.to_owned());
-            self.tasks += 1;
         }
-        (place.0, place.1, task.to_owned())
+        if let Some(index) = self.find(called) {
+            return index;
+        }
+        let index = self.made.len();
+        self.made.push(make(called));
+        let [project, domain, task] = called.map(str::to_owned);
+        self.known.entry(project).or_default().entry(domain).or_default().insert(task, index);
+        index
     }
 }
 
@@ -55,17 +68,15 @@ mod tests {
     #[test]
     fn the_first_are_told_apart_and_the_rest_is_other() {
         let mut names = Names::new(2, 3);
-        let mut told = |project: &str, task: &str| {
-            let (project, domain, task) = names.task(project, "d", task);
-            format!("{project}/{domain}/{task}")
-        };
+        let mut told = |project: &str, task: &str| names.of([project, "d", task], |called| called.join("/")).clone();
         assert_eq!(told("a", "f"), "a/d/f");
         assert_eq!(told("b", "f"), "b/d/f");
         assert_eq!(told("c", "f"), "other/other/other", "a third place");
         assert_eq!(told("a", "g"), "a/d/g");
         assert_eq!(told("a", "h"), "a/d/other", "a fourth task");
         assert_eq!(told("a", "f"), "a/d/f", "what is known stays so");
+        assert_eq!(names.made.len(), 5, "and is made once");
         let mut none = Names::new(0, 0);
-        assert_eq!(none.place("a", "d"), ("other".to_owned(), "other".to_owned()));
+        assert_eq!(none.of(["a", "d", "f"], |called| called.join("/")), "other/other/other");
     }
 }

@@ -4,17 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use aloft_control::Meter;
-use aloft_core::{RunKey, Stage};
+use aloft_core::{Phase, RunKey, Stage};
 use aloft_store::{Committed, Observer, Seen};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Buckets, names::Names};
-use crate::config::Metrics as Limits;
+use crate::{config::Metrics as Limits, trace::Runs};
 
 /// From a millisecond, the least that a commit takes, to a day.
 const STAGE_SECONDS: [f64; 19] = [
@@ -29,9 +29,12 @@ const COMMIT_SECONDS: [f64; 15] =
 /// Up to as many as one commit takes.
 const COMMANDS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
-/// Commits that wait to be counted. Each is counted in well under the time that it took; beyond this they are dropped, and
-/// that is counted.
-pub(crate) const WAITING: usize = 4096;
+/// How much may wait to be counted, in stages and ends. Each is counted in a few tens of nanoseconds, well under the time that it
+/// took to commit; beyond this, which is a few megabytes, commits are dropped, and that is counted.
+pub(crate) const WAITING: usize = 1 << 16;
+
+/// What a whole action weighs against [`WAITING`]: about a kilobyte.
+const WHOLE: usize = 16;
 
 /// What is to be counted.
 #[derive(Debug)]
@@ -41,6 +44,18 @@ pub(crate) enum Told {
     /// A task was created.
     Accepted { run: RunKey, task: String, took: Duration },
 }
+
+impl Told {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Seen(all) => all.iter().map(|s| 1 + s.stages.len() + s.ended.len() + s.ends.len() * WHOLE).sum(),
+            Self::Accepted { .. } => 1,
+        }
+    }
+}
+
+/// What was told, and the room that it takes until it is dropped.
+pub(crate) type Waiting = (Told, OwnedSemaphorePermit);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfStage {
@@ -130,20 +145,27 @@ impl Stages {
 /// Hears of commits, and hands them on.
 pub(crate) struct Listener {
     metrics: Option<Arc<super::Metrics>>,
-    told: mpsc::Sender<Told>,
-    wants_ends: bool,
+    told: mpsc::UnboundedSender<Waiting>,
+    room: Arc<Semaphore>,
+    runs: Option<Arc<Runs>>,
 }
 
 impl Listener {
-    /// Hands on to `told`. Whole actions are asked for if `wants_ends`.
-    pub(crate) fn new(metrics: Option<Arc<super::Metrics>>, told: mpsc::Sender<Told>, wants_ends: bool) -> Self {
-        Self { metrics, told, wants_ends }
+    /// Hands on to `told`, which `room` bounds. Whole actions are asked for if `runs` are traced.
+    pub(crate) fn new(
+        metrics: Option<Arc<super::Metrics>>,
+        told: mpsc::UnboundedSender<Waiting>,
+        room: usize,
+        runs: Option<Arc<Runs>>,
+    ) -> Self {
+        Self { metrics, told, room: Arc::new(Semaphore::new(room)), runs }
     }
 
     fn tell(&self, told: Told) {
-        if self.told.try_send(told).is_err()
-            && let Some(metrics) = &self.metrics
-        {
+        let weight = u32::try_from(told.weight()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(weight);
+        let handed_on = room.is_ok_and(|room| self.told.send((told, room)).is_ok());
+        if !handed_on && let Some(metrics) = &self.metrics {
             metrics.stages.dropped.inc();
         }
     }
@@ -162,8 +184,8 @@ impl Observer for Listener {
         }
     }
 
-    fn wants_ends(&self) -> bool {
-        self.wants_ends
+    fn wants_ends(&self, run: &RunKey) -> bool {
+        self.runs.as_ref().is_some_and(|runs| runs.keeps(run))
     }
 }
 
@@ -179,10 +201,63 @@ impl Meter for Listener {
     }
 }
 
+/// The counters of one task, each once it was needed. Held here, so that counting neither makes labels nor looks for them.
+#[derive(Debug)]
+struct OfTask {
+    project: String,
+    domain: String,
+    task: String,
+    stages: [Option<Histogram>; Stage::ALL.len()],
+    ended: Vec<(Phase, Counter)>,
+    runs: Vec<(Phase, Counter)>,
+}
+
+impl OfTask {
+    fn new([project, domain, task]: [&str; 3]) -> Self {
+        let (project, domain, task) = (project.to_owned(), domain.to_owned(), task.to_owned());
+        Self { project, domain, task, stages: Default::default(), ended: Vec::new(), runs: Vec::new() }
+    }
+
+    fn stage(&mut self, all: &Stages, stage: Stage, took: Duration) {
+        let Self { project, domain, task, stages, .. } = self;
+        let histogram = stages[stage as usize].get_or_insert_with(|| {
+            let (project, domain, task) = (project.clone(), domain.clone(), task.clone());
+            all.stages.get_or_create(&OfStage { stage: stage.name(), project, domain, task }).clone()
+        });
+        histogram.observe(took.as_secs_f64());
+    }
+
+    fn ended(&mut self, all: &Stages, phase: Phase, root: bool) {
+        let Self { project, domain, task, ended, runs, .. } = self;
+        let words = || phase.words().replace(' ', "_");
+        count(ended, phase, || {
+            let (project, domain, task) = (project.clone(), domain.clone(), task.clone());
+            all.ended.get_or_create(&OfEnd { project, domain, task, phase: words() }).clone()
+        });
+        if root {
+            count(runs, phase, || {
+                let (project, domain) = (project.clone(), domain.clone());
+                all.runs.get_or_create(&OfRun { project, domain, phase: words() }).clone()
+            });
+        }
+    }
+}
+
+/// Counts one more of a phase.
+fn count(counters: &mut Vec<(Phase, Counter)>, phase: Phase, make: impl FnOnce() -> Counter) {
+    if let Some((_, counter)) = counters.iter().find(|(p, _)| *p == phase) {
+        counter.inc();
+    } else {
+        let counter = make();
+        counter.inc();
+        counters.push((phase, counter));
+    }
+}
+
 /// Counts what it is told.
 pub(crate) struct Counting {
     metrics: Arc<super::Metrics>,
-    names: Names,
+    names: Names<OfTask>,
 }
 
 impl Counting {
@@ -194,44 +269,32 @@ impl Counting {
 
     /// Counts one thing.
     pub(crate) fn count(&mut self, told: &Told) {
+        let all = &self.metrics.stages;
         match told {
-            Told::Accepted { run, task, took } => self.stage(run, task, Stage::Acceptance, *took),
-            Told::Seen(all) => all.iter().for_each(|seen| self.seen(seen)),
+            Told::Accepted { run, task, took } => {
+                let names = [run.scope.project.as_str(), &run.scope.domain, task];
+                self.names.of(names, OfTask::new).stage(all, Stage::Acceptance, *took);
+            }
+            Told::Seen(seen) => {
+                for seen in seen {
+                    let of = self.names.of([seen.project.as_str(), &seen.domain, &seen.task], OfTask::new);
+                    seen.stages.iter().for_each(|(stage, took)| of.stage(all, *stage, *took));
+                    seen.ended.iter().for_each(|(phase, root)| of.ended(all, *phase, *root));
+                }
+            }
         }
-    }
-
-    fn stage(&mut self, run: &RunKey, task: &str, stage: Stage, took: Duration) {
-        let (project, domain, task) = self.names.task(&run.scope.project, &run.scope.domain, task);
-        let of = OfStage { stage: stage.name(), project, domain, task };
-        self.metrics.stages.stages.get_or_create(&of).observe(took.as_secs_f64());
-    }
-
-    fn seen(&mut self, seen: &Seen) {
-        for (stage, took) in &seen.stages {
-            self.stage(&seen.run, &seen.task, *stage, *took);
-        }
-        let Some(phase) = seen.ended else { return };
-        let phase = phase.words().replace(' ', "_");
-        let (project, domain, task) = self.names.task(&seen.run.scope.project, &seen.run.scope.domain, &seen.task);
-        if seen.root {
-            let of = OfRun { project: project.clone(), domain: domain.clone(), phase: phase.clone() };
-            self.metrics.stages.runs.get_or_create(&of).inc();
-        }
-        self.metrics.stages.ended.get_or_create(&OfEnd { project, domain, task, phase }).inc();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use aloft_core::{Phase, Scope};
-
     use super::*;
     use crate::{config::Role, metrics::Metrics};
 
     fn seen(project: &str, task: &str) -> Seen {
-        let run = RunKey::new(Scope::new("o", project, "d").unwrap(), "r").unwrap();
         let stages = vec![(Stage::Execution, Duration::from_millis(1500)), (Stage::Completion, Duration::ZERO)];
-        Seen { run, task: task.to_owned(), root: true, stages, ended: Some(Phase::Succeeded), end: None }
+        let (project, domain, task) = (project.to_owned(), "d".to_owned(), task.to_owned());
+        Seen { project, domain, task, stages, ended: vec![(Phase::Succeeded, true)], ends: Vec::new() }
     }
 
     #[test]
@@ -262,20 +325,24 @@ mod tests {
     #[test]
     fn who_commits_never_waits_for_the_count() {
         let metrics = Arc::new(Metrics::new(Role::Server));
-        let (told, mut waiting) = mpsc::channel(1);
-        let listener = Listener::new(Some(Arc::clone(&metrics)), told, false);
+        let (told, mut waiting) = mpsc::unbounded_channel();
+        let one = Told::Seen(vec![seen("p", "f")]).weight();
+        let listener = Listener::new(Some(Arc::clone(&metrics)), told, one, None);
         for _ in 0..3 {
             let seen = vec![seen("p", "f")];
             listener.committed(Committed { commands: 2, events: 4, took: Duration::from_millis(3), seen });
         }
         assert!(waiting.try_recv().is_ok() && waiting.try_recv().is_err());
+        let seen = vec![seen("p", "f")];
+        listener.committed(Committed { seen, ..Committed::default() });
+        assert!(waiting.try_recv().is_ok(), "there is room again");
         let text = metrics.text().unwrap();
         for line in [
             "aloft_metrics_dropped_total 2",
             "aloft_store_events_total 12",
-            "aloft_store_commit_commands_count 3",
+            "aloft_store_commit_commands_count 4",
             "aloft_store_commit_commands_sum 6.0",
-            "aloft_store_commit_duration_seconds_bucket{le=\"0.005\"} 3",
+            "aloft_store_commit_duration_seconds_bucket{le=\"0.005\"} 4",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -157,7 +157,10 @@ impl Client {
 impl HttpClient for Client {
     async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
         // Not the whole address: it may hold a password.
-        let authority = request.uri().authority().map(|a| format!("{}:{}", a.host(), a.port_u16().unwrap_or(443)));
+        let authority = request.uri().authority().map(|a| {
+            let port = a.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{}{port}", a.host())
+        });
         let answer = self.send(request);
         if let Err(error) = &answer {
             self.tell(&authority.unwrap_or_default(), error);

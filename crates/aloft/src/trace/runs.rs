@@ -4,7 +4,6 @@
 use std::time::{Duration, SystemTime};
 
 use aloft_core::{ActionName, ActionState, Attempt, Phase, RunKey, Stage, Time};
-use aloft_store::Seen;
 use opentelemetry::{
     Context, KeyValue,
     trace::{
@@ -75,13 +74,14 @@ impl Runs {
         Self { tracer, sampling }
     }
 
-    /// Makes the spans of an action that has just ended.
-    pub(crate) fn trace(&self, seen: &Seen) {
-        let (Some(state), run) = (seen.end.as_deref(), &seen.run) else { return };
+    /// Whether the trace of a run is kept.
+    pub(crate) fn keeps(&self, run: &RunKey) -> bool {
+        self.sampling.keeps(trace_id(run))
+    }
+
+    /// Makes the spans of an action of a kept run that has just ended.
+    pub(crate) fn trace(&self, run: &RunKey, state: &ActionState) {
         let trace = trace_id(run);
-        if !self.sampling.keeps(trace) {
-            return;
-        }
         let own = span_id(run, &state.name, "");
         let above = state.parent().map(|parent| span_id(run, parent, ""));
         let end = state.ended_at.unwrap_or(state.created_at);
@@ -101,7 +101,7 @@ impl Runs {
             attributes.push(KeyValue::new("error.type", code.clone()));
         }
         let status = if failed { Status::error(code) } else { Status::Unset };
-        let name = seen.task.clone();
+        let name = state.title().to_owned();
         self.span(trace, own, above, name, (state.created_at, end), attributes, status);
         for part in parts(state) {
             let number = span_id(run, &state.name, &format!("{}/{}", part.attempt, part.stage.name()));
