@@ -76,7 +76,8 @@ def run(command: list[str | Path], limit: int = MEASURING) -> str:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode:
-        words = " ".join((complained + said).split())
+        # Addresses say nothing about the reason.
+        words = " ".join(word for word in (complained + said).split() if "://" not in word)
         raise Unavailable(f"{Path(command[0]).name} failed: {words[-300:]}")
     return said
 
@@ -144,7 +145,7 @@ def resident(process: subprocess.Popen) -> float:
 def node() -> Path:
     """A Node of its own, since peers want a newer one than distributions have; and the directory of its packages."""
     kind = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]
+    npm = ["npm", "install", "--loglevel=error", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]
     place = CACHE / f"node-{NODE}"
     binary = place / f"node_modules/node-linux-{kind}/bin/node"
     if not binary.exists():
@@ -248,8 +249,10 @@ class Dbos:
             ask([*self.command, "start", url, "0"])
             began = time.perf_counter()
             with subprocess.Popen([*self.command, "start", url, "0"], stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
-                process.stdout.readline()
+                said = process.stdout.readline()
                 found["start"] = (time.perf_counter() - began) * 1000
+            if b"ready" not in said:
+                raise Unavailable(f"dbos_noop.py start ended with {process.returncode} and said {said!r}")
             light = ask([*self.command, "latency", url, str(setting.requests)])
             found["accepted"], found["latency"] = light["durable"], light["ended"]
             for mode in ("direct", "queue"):
@@ -332,8 +335,10 @@ class Comparison:
                 for quantile in (0.5, 0.99) if lists else (None,):
                     theirs, ours = self.of(peer.name, key, quantile), self.of("Aloft", of_aloft, quantile)
                     if theirs and ours:
-                        ratio = statistics.median(ours) / statistics.median(theirs)
-                        ahead = f"{ratio if unit == '/s' else 1 / ratio:.2f} x"
+                        better, worse = (ours, theirs) if unit == "/s" else (theirs, ours)
+                        # Who ended nothing in its time has no ratio.
+                        below = statistics.median(worse)
+                        ahead = f"{statistics.median(better) / below:.2f} x" if below else "-"
                         name = label if quantile is None else f"{label}, p{quantile * 100:.0f}"
                         rows.append((peer.name, name, shown(theirs, unit), OF_ALOFT[of_aloft], shown(ours, unit), ahead))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -364,7 +369,9 @@ def compare(setting: Setting, rounds: int, aloft: Callable[[], Found]) -> Compar
                 # Nobody writes what the one before left to be written.
                 setting.sql("CHECKPOINT")
                 found[name] = sides[name]()
-            except Unavailable as reason:
+            except (Unavailable, OSError) as reason:
+                if name == "Aloft":
+                    raise
                 comparison.missing[name] = f"not measured from round {number + 1} on: {reason}"
                 del sides[name]
     return comparison
