@@ -83,3 +83,6 @@ CREATE TRIGGER child_counts_gone AFTER DELETE ON runs REFERENCING OLD TABLE AS s
 -- control planes of the version before, which cannot read such records, may still be working with.
 ALTER TABLE schema_version ADD COLUMN packs_from BIGINT NOT NULL DEFAULT 0;
 UPDATE schema_version SET packs_from = (extract(epoch FROM now()) * 1000000)::bigint + 3600000000;
+
+-- The oldest version of the schema whose control planes can work with this one.
+ALTER TABLE schema_version ADD COLUMN oldest BIGINT NOT NULL DEFAULT 0;

@@ -6,20 +6,28 @@ use tokio_postgres::Client;
 
 use crate::error::from_postgres;
 
+/// A step of the schema.
+struct Migration {
+    sql: &'static str,
+    /// The oldest version of the schema whose programs can work with its result.
+    oldest: i64,
+}
+
+const fn since(oldest: i64, sql: &'static str) -> Migration {
+    Migration { sql, oldest }
+}
+
 /// Every migration in order; `schema_version` counts those applied.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../migrations/0001_engine.sql"),
-    include_str!("../migrations/0002_parents.sql"),
-    include_str!("../migrations/0003_workers.sql"),
-    include_str!("../migrations/0004_retention.sql"),
-    include_str!("../migrations/0005_children.sql"),
+const MIGRATIONS: &[Migration] = &[
+    since(1, include_str!("../migrations/0001_engine.sql")),
+    since(1, include_str!("../migrations/0002_parents.sql")),
+    since(2, include_str!("../migrations/0003_workers.sql")),
+    since(2, include_str!("../migrations/0004_retention.sql")),
+    since(2, include_str!("../migrations/0005_children.sql")),
 ];
 
 /// Held while migrating, so that control planes that start together migrate once. "ALFT", and 1.
 const LOCK: i64 = 0x414c_4654_0000_0001;
-
-/// How many migrations later an older program still works with the schema: the one before.
-const COMPATIBLE: i64 = 1;
 
 /// Applies the migrations that are missing, all or none.
 pub(crate) async fn migrate(client: &mut Client) -> Result<(), StoreError> {
@@ -34,19 +42,24 @@ pub(crate) async fn migrate(client: &mut Client) -> Result<(), StoreError> {
         .map_err(from_postgres)?;
     let row = tx.query_opt("SELECT version FROM schema_version", &[]).await.map_err(from_postgres)?;
     let found = row.map_or(0, |r| r.get::<_, i64>(0));
-    if found > known + COMPATIBLE {
-        return Err(StoreError::Newer { found, known });
-    }
-    if found < known {
-        for sql in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
-            tx.batch_execute(sql).await.map_err(from_postgres)?;
+    if found > known {
+        // A newer program has migrated it, and has said with which it can be shared.
+        let row = tx.query_one("SELECT oldest FROM schema_version", &[]).await.map_err(from_postgres)?;
+        if row.get::<_, i64>(0) > known {
+            return Err(StoreError::Newer { found, known });
+        }
+    } else if found < known {
+        let missing = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0));
+        let oldest = missing.clone().map(|m| m.oldest).max().unwrap_or(0);
+        for migration in missing {
+            tx.batch_execute(migration.sql).await.map_err(from_postgres)?;
         }
         let sql = if found == 0 {
-            "INSERT INTO schema_version VALUES ($1)"
+            "INSERT INTO schema_version (version, oldest) VALUES ($1, $2)"
         } else {
-            "UPDATE schema_version SET version = $1"
+            "UPDATE schema_version SET version = $1, oldest = greatest(oldest, $2)"
         };
-        tx.execute(sql, &[&known]).await.map_err(from_postgres)?;
+        tx.execute(sql, &[&known, &oldest]).await.map_err(from_postgres)?;
     }
     tx.commit().await.map_err(from_postgres)
 }

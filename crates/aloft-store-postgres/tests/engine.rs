@@ -336,10 +336,10 @@ async fn a_schema_that_is_too_new_is_refused() {
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     let known: i64 = client.query_one("SELECT version FROM schema_version", &[]).await.unwrap().get(0);
-    // One newer is what the next version leaves, and it runs beside this one during an upgrade.
-    client.execute("UPDATE schema_version SET version = $1", &[&(known + 1)]).await.unwrap();
-    drop(open(&url).await);
+    // What a newer version leaves that says that it can be shared with this one, as during an upgrade.
     client.execute("UPDATE schema_version SET version = $1", &[&(known + 2)]).await.unwrap();
+    drop(open(&url).await);
+    client.execute("UPDATE schema_version SET oldest = $1", &[&(known + 1)]).await.unwrap();
     let refused = PostgresStore::open(&url, &options(), clock()).await.err();
     assert_eq!(refused, Some(StoreError::Newer { found: known + 2, known }));
 }
