@@ -372,7 +372,9 @@ async fn trouble(fleet: &Arc<Fleet>) {
             }
             5 => {
                 let Some(replica) = fleet.any_replica() else { continue };
-                fleet.weather.note(|| format!("control plane {} is far from the database for {length:?}", replica.number));
+                fleet
+                    .weather
+                    .note(|| format!("control plane {} is far from the database for {length:?}", replica.number));
                 replica.reach.slow(length);
             }
             6 => {

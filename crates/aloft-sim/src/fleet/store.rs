@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use aloft_core::{
-    ActionName, ActionState, AttemptOutcome, CacheEntry, CachePlan, Command, Progress, Reply, Reservation, RunKey, Scope,
-    Time, WorkerId,
+    ActionName, ActionState, AttemptOutcome, CacheEntry, CachePlan, Command, Progress, Reply, Reservation, RunKey,
+    Scope, Time, WorkerId,
 };
 use aloft_store::{
     AboutWorker, Blob, DeployedTask, Domain, DomainUse, FeedItem, Filter, ListQuery, ListScope, Logged, OfferPlace,
@@ -79,7 +79,8 @@ impl Reach {
     pub(super) fn new(database: Arc<Database>, number: usize, life: CancellationToken) -> Arc<Self> {
         let mut inner = database.store.feed();
         let (feed, _) = watch::channel(*inner.borrow_and_update());
-        let reach = Arc::new(Self { database, number, feed, life, cut_until: Mutex::default(), slow_until: Mutex::default() });
+        let reach =
+            Arc::new(Self { database, number, feed, life, cut_until: Mutex::default(), slow_until: Mutex::default() });
         let hears = Arc::downgrade(&reach);
         tokio::spawn(async move {
             while inner.changed().await.is_ok() {
