@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// Starts the real server on a data directory; returns how long it took until its first answer.
-    pub(crate) async fn real(setting: &Setting, data: &Path, database: Option<&str>) -> Result<(Self, Duration)> {
+    pub(crate) async fn real(setting: &Setting, data: &Path, database: &str) -> Result<(Self, Duration)> {
         let aloft: &PathBuf = setting.aloft.as_ref().context("--aloft names the real server")?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let path = data.with_extension("log");
@@ -54,9 +54,7 @@ impl Server {
         let log = std::fs::File::options().create(true).append(true).open(&path)?;
         let mut command = Command::new(aloft);
         command.arg("server").arg("--data-dir").arg(data).args(["--port", &port.to_string()]);
-        if let Some(url) = database {
-            command.args(["--database-url", url]);
-        }
+        command.args(["--database-url", database]);
         if let Some(python) = &setting.python {
             command.arg("--python").arg(python);
         }

@@ -31,16 +31,16 @@ pub(super) async fn held(setting: &Setting, report: &mut Report) -> Result<()> {
     let rest = Duration::from_secs(setting.seconds.unwrap_or(setting.pick(3, 900)));
     let database = Database::fresh(setting, "held").await?;
     let data = setting.home.join("held");
-    let url = setting.is_postgres().then_some(database.url.as_str());
+    let url = if setting.is_postgres() { database.url.clone() } else { format!("sqlite://{}", database.url) };
     let mut starts = Vec::new();
     for _ in 0..setting.pick(3, 10) {
-        let (server, took) = Server::real(setting, &data, url).await?;
+        let (server, took) = Server::real(setting, &data, &url).await?;
         starts.push(ms(took));
         server.stop().await?;
     }
     report.spread("start to first RPC, empty", "300 ms; 150 ms", starts);
 
-    let (server, _) = Server::real(setting, &data, url).await?;
+    let (server, _) = Server::real(setting, &data, &url).await?;
     let client = Client::new(&server.url, Work::Sleep).await?;
     let (begun, cpu) = (Instant::now(), server.cpu() + setting.database_cpu());
     begin(&client, count).await?;
@@ -68,7 +68,7 @@ pub(super) async fn held(setting: &Setting, report: &mut Report) -> Result<()> {
     for _ in 0..setting.pick(2, 5) {
         let began = Instant::now();
         server.kill().await?;
-        let (again, took) = Server::real(setting, &data, url).await?;
+        let (again, took) = Server::real(setting, &data, &url).await?;
         first.push(ms(took));
         server = again;
         server.found_again(PATIENCE).await?;
