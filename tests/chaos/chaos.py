@@ -54,7 +54,7 @@ LEASE = 4.0
 # Where servers and operators abort, and how often when they come by there.
 FAILPOINTS = {
     "server": {"before-commit": 0.1, "after-commit": 0.1, "after-answers": 0.1},
-    "operator": {"before-report": 0.5, "after-report": 0.5, "before-start": 0.5, "after-start": 0.5},
+    "operator": {"before-report": 1, "after-report": 1, "before-start": 1, "after-start": 1},
 }
 CHILDREN = 3
 
@@ -153,7 +153,7 @@ class World:
         command += ["--public-url", f"http://localhost:{self.balancer.port}"]
         if self.postgres:
             command += ["--database-url", self.postgres.url]
-        return Member(name, command, self.directory / f"{name}.log", failpoints=self.points("server"))
+        return Member(name, command, self.directory / f"{name}.log")
 
     def operator(self, n: int) -> Member:
         name = f"operator{n}"
@@ -177,8 +177,16 @@ class World:
         eventually(serving, f"{member.name} to serve", 90, lambda: tail(member.log))
         self.balancer.behind[n] = int(endpoint.read_text().strip().rsplit(":", 1)[1])
 
-    def deploy(self) -> str:
-        """Deploys the work; the version of it."""
+    def arm(self) -> None:
+        """Has the servers die at their failpoints from now on. Nobody looks after them before, nor does `flyte deploy` try again."""
+        for n, member in enumerate(self.servers):
+            with member.held:
+                member.failpoints = self.points("server")
+                member.kill()
+                self.start_server(n)
+
+    def deploy(self) -> None:
+        """Deploys the work."""
         config = write_config(self.directory / "config.yaml", f"localhost:{self.balancer.port}")
         flyte = Path(sys.executable).parent / "flyte"
         environment = dict(os.environ, HOME=str(self.directory), DO_NOT_TRACK="1", NO_COLOR="1")
@@ -186,7 +194,6 @@ class World:
         done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise SystemExit(f"cannot deploy: {done.stdout}{done.stderr}")
-        return "chaos"
 
     def end(self) -> None:
         for member in [*self.servers, *self.operators]:
@@ -425,12 +432,14 @@ def main() -> int:
     try:
         for n in range(len(world.servers)):
             world.start_server(n)
+        world.deploy()
         for operator in world.operators:
             operator.start()
-        world.deploy()
         clients, killer = Clients(world, options.rounds, options.together), Killer(world, options.seed)
         supervisor = Supervisor(world)
-        for thread in [*clients.threads, killer, supervisor]:
+        supervisor.start()
+        world.arm()
+        for thread in [*clients.threads, killer]:
             thread.start()
         end = time.monotonic() + options.minutes * 60
         while time.monotonic() < end and not (clients.wrong or killer.failure or supervisor.failure):
@@ -454,12 +463,12 @@ def main() -> int:
         wrong += judge(world, clients)
     finally:
         world.end()
-    total = sum(killer.kills.values()) + sum(supervisor.deaths.values())
+    kills, deaths = sum(killer.kills.values()), sum(supervisor.deaths.values())
     if wrong:
         print("\n".join(["WRONG:", *wrong[:40]]))
         print(f"everything is kept in {directory}; seed {options.seed}")
         return 1
-    print(f"{total} deaths, {len(clients.acknowledged)} runs: nothing lost, nothing done again. Seed {options.seed}.")
+    print(f"{kills} kills, {deaths} deaths at failpoints, {len(clients.acknowledged)} runs: nothing lost, nothing done again. Seed {options.seed}.")
     if not options.keep:
         shutil.rmtree(directory, ignore_errors=True)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,5 @@ def test_kills_lose_nothing_and_repeat_nothing(binary, store):
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing lost, nothing done again" in done.stdout
+    deaths = re.search(r"(\d+) deaths at failpoints", done.stdout)
+    assert deaths and int(deaths[1]) > 0, "the binary has no failpoints: build it with --features failpoints"
