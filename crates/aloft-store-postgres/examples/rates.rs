@@ -5,18 +5,22 @@
 
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
+mod work;
+
 use std::{
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use aloft_core::{
-    ActionName, Asks, AttemptOutcome, Command, DEFAULT_QUEUE, Lease, LeaseToken, OutputRefs, Progress, RunInfo, RunKey,
-    Scope, Seed, TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
+    ActionName, AttemptOutcome, Command, DEFAULT_QUEUE, Lease, LeaseToken, OutputRefs, Progress, RunInfo, RunKey, Time,
+    WorkerId,
 };
 use aloft_store::{Queue, Store, Submission};
 use aloft_store_postgres::{Options, PostgresStore};
 use aloft_store_sqlite::SqliteStore;
+
+use self::work::{run, seed};
 
 fn now() -> Time {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -29,32 +33,6 @@ async fn open(url: &str) -> Arc<dyn Store> {
         return Arc::new(PostgresStore::open(url, &Options::default(), clock).await.unwrap());
     }
     Arc::new(SqliteStore::open(std::path::Path::new(url), clock).unwrap())
-}
-
-fn seed() -> Seed {
-    let task = TaskRef {
-        digest: "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9".into(),
-        project: "flytesnacks".into(),
-        domain: "development".into(),
-        name: "env.noop".into(),
-        version: "0123456789abcdef".into(),
-        task_type: "python".into(),
-        short_name: "noop".into(),
-        environment: "env".into(),
-    };
-    Seed::Task(TaskSeed {
-        task,
-        policy: TaskPolicy::default(),
-        input_uri: "s3://aloft/local/flytesnacks/development/r0123456789/inputs.pb".into(),
-        run_output_base: "s3://aloft/local/flytesnacks/development/r0123456789".into(),
-        cache: None,
-        queue: DEFAULT_QUEUE.into(),
-        asks: Asks::default(),
-    })
-}
-
-fn run(name: String) -> RunKey {
-    RunKey::new(Scope::new("local", "flytesnacks", "development").unwrap(), &name).unwrap()
 }
 
 async fn live(store: &Arc<dyn Store>, run: &RunKey, action: ActionName, token: u64) {
