@@ -101,6 +101,7 @@ fn become_task(parent: &str, dir: &Path, program: &OsString, args: impl Iterator
     #[cfg(not(target_os = "linux"))]
     let _ = parent;
     system::volunteer_for_oom();
+    system::give_way();
     let error: Result<Infallible, io::Error> = Err(Command::new(program).args(args).exec());
     let Err(error) = error;
     let mut why = format!("{} cannot be started: {error}.", program.display());

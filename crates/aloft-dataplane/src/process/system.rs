@@ -111,6 +111,18 @@ pub(super) fn volunteer_for_oom() {
     fs::write("/proc/self/oom_score_adj", "500").ok();
 }
 
+/// How much others go before tasks, as `nice` counts: a task has a tenth of the weight of a process that it has to share a
+/// core with, and all of a core that nobody else wants.
+const NICE: i32 = 10;
+
+/// Lets Aloft itself and its shims go before this process when both want the machine: tasks that wait for answers of a
+/// server which gets no time to give them are slower than tasks that give way.
+pub(super) fn give_way() {
+    rustix::process::nice(NICE).ok();
+    // Where the kernel shares the machine between sessions, that alone counts within one only.
+    fs::write("/proc/self/autogroup", NICE.to_string()).ok();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,8 @@ import types
 # process started must have an interpreter of its own.
 AT_START_PREFIXES = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "LC_", "OPENSSL_", "GODEBUG")
 AT_START_NAMES = {"LANG", "LANGUAGE", "HOME"}
+# How much others go before tasks: as in system.rs.
+NICE = 10
 # Read while importing, and put right in each task below.
 PUT_RIGHT = {"LOG_LEVEL", "USER_LOG_LEVEL", "TMPDIR", "TEMP", "TMP"}
 
@@ -360,7 +362,14 @@ class Zygote:
         for wanted, fd in enumerate(fds):
             os.dup2(fd, wanted)
             os.close(fd)
-        for path, text in (("/proc/self/oom_score_adj", "500"), ("/proc/self/comm", os.path.basename(self.script))):
+        # As a task that is started cold does: `give_way` and its like in system.rs.
+        os.nice(NICE)
+        marks = (
+            ("/proc/self/oom_score_adj", "500"),
+            ("/proc/self/autogroup", str(NICE)),
+            ("/proc/self/comm", os.path.basename(self.script)),
+        )
+        for path, text in marks:
             try:
                 with open(path, "w") as f:
                     f.write(text)
