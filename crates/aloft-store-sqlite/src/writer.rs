@@ -69,7 +69,7 @@ pub(crate) fn run(mut db: Connection, mut jobs: mpsc::Receiver<Job>, hub: Hub, c
     }
 }
 
-/// Does jobs in one transaction, answers them after its commit, and wakes who watches.
+/// Does jobs in one transaction, tells its commit and answers them after it, and wakes who watches.
 pub(crate) fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterator<Item = Job>, hub: &Hub, now: Time) {
     let mut answers = Vec::new();
     let mut touched = Touched::default();
@@ -89,6 +89,10 @@ pub(crate) fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterat
     let commands = answers.len();
     #[cfg(feature = "failpoints")]
     fail::fail_point!("sqlite-after-commit", |_| std::process::abort());
+    // Before the answers: whoever has one finds it counted.
+    if let (None, Some(observer)) = (&failure, hub.observer()) {
+        observer.committed(Committed { commands, took, ..touched.committed });
+    }
     for answer in answers {
         answer.send(failure.as_ref());
     }
@@ -96,9 +100,6 @@ pub(crate) fn commit_batch(db: &mut Connection, hot: &mut Hot, jobs: impl Iterat
     fail::fail_point!("sqlite-after-answers", |_| std::process::abort());
     if failure.is_none() {
         hub.publish(touched.runs, touched.pos);
-        if let Some(observer) = hub.observer() {
-            observer.committed(Committed { commands, took, ..touched.committed });
-        }
     }
 }
 
