@@ -197,6 +197,11 @@ impl Command {
         Self::Enqueue { action, parent, group, seed, recovered: None, traces: Vec::new() }
     }
 
+    /// Whether it makes its run, if that is not there yet.
+    pub fn creates(&self) -> bool {
+        matches!(self, Self::CreateRun { .. } | Self::CreateTracked { .. })
+    }
+
     /// The actions whose states [`crate::decide`] looks at, besides the actions above them.
     pub fn touches(&self) -> Vec<ActionName> {
         match self {

@@ -62,7 +62,7 @@ pub(crate) async fn window(db: &Reader, run: &RunKey, query: &ChildQuery) -> Res
     let (group, row) = query.after.as_ref().map_or(("", i64::MIN), |at| (at.group.as_str(), at.row));
     let (group, only) = (clean(group), query.group.as_deref().map(clean));
     let sql = "SELECT id, grp, state FROM actions
-               WHERE run_id = $1 AND parent = $2 AND ($6::text IS NULL OR grp = $6) AND (grp, id) > ($3, $4)
+               WHERE run_id + 0 = $1 AND parent = $2 AND ($6::text IS NULL OR grp = $6) AND (grp, id) > ($3, $4)
                ORDER BY grp, id LIMIT $5";
     // A constant is seen by the planner, so that one group is one range of the index.
     let sql = if only.is_some() { sql.replace("($6::text IS NULL OR grp = $6)", "grp = $6") } else { sql.to_owned() };

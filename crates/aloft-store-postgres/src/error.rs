@@ -35,7 +35,9 @@ pub(crate) fn from_pool(error: PoolError) -> StoreError {
 /// Whether a transaction that failed with `error` may succeed when it is simply done again.
 pub(crate) fn is_transient(error: &tokio_postgres::Error) -> bool {
     let retried = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE, SqlState::LOCK_NOT_AVAILABLE];
-    error.code().is_some_and(|code| retried.contains(code))
+    // Another control plane made the same run a moment ago: it is there when this looks again.
+    let made = error.as_db_error().is_some_and(|db| db.constraint() == Some("runs_by_name"));
+    made || error.code().is_some_and(|code| retried.contains(code))
 }
 
 /// A row that cannot be what we wrote.

@@ -6,7 +6,7 @@ use aloft_core::{
     Asks, Candidate, Group, Lane, Load, Offer, QueueLimits, QueueSpec, ResourceCaps, RunKey, Scope, Time, WaitingRun,
 };
 use aloft_store::{Census, OfferPlace, Offered, ProjectLimits, Queue, QueueLoad, StoreError};
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 
 use crate::{
     read::Reader,
@@ -47,9 +47,18 @@ pub(crate) async fn offer(
                        ORDER BY run_id, queue LIMIT 1) n)
                SELECT run_id, queue FROM g LIMIT $3";
     let limit = groups as i64 + 1;
-    let mut found: Vec<OfferPlace> = db
-        .rows(sql, &[&after.run, &after.queue, &limit], |row| Ok(OfferPlace { run: row.get(0), queue: row.get(1) }))
-        .await?;
+    let from: [&(dyn ToSql + Sync); 3] = [&after.run, &after.queue, &limit];
+    let found = db.rows(sql, &from, |row| Ok(OfferPlace { run: row.get(0), queue: row.get(1) }));
+    let sql = "SELECT min(ready_at) FROM live WHERE ready_at > $1";
+    let now = now.as_micros();
+    let later: [&(dyn ToSql + Sync); 1] = [&now];
+    let next_ready = db.rows(sql, &later, |row| Ok(maybe_time(row, 0)));
+    // What does not depend on what waits is asked for together with it.
+    let (mut found, limits, mut next_ready) = tokio::try_join!(biased; found, Limits::read(db), next_ready)?;
+    let next_ready = next_ready.pop().flatten();
+    if found.is_empty() {
+        return Ok(Offered { offer: Offer::default(), next: None, next_ready });
+    }
     let more = found.len() > groups;
     found.truncate(groups);
     // Of many groups a few heads each are enough for a plan: one that needs more of a group asks again.
@@ -70,28 +79,26 @@ pub(crate) async fn offer(
                     ORDER BY ready_at, depth DESC LIMIT $4)) c
                ORDER BY k.n, c.open_children = 0, c.ready_at, c.depth DESC";
     let (most, parents) = (each as i64, PARENTS as i64);
-    let waiting = db
-        .rows(sql, &[&runs, &queues, &now.as_micros(), &most, &parents], |row| {
-            let candidate = Candidate {
-                action: action_name(row, 1)?,
-                ready_at: time(row, 2),
-                asks: Asks { memory: number(row, 3), cpu: number(row, 4), gpu: number(row, 5) },
-                counts: row.get::<_, i64>(6) == 0,
-            };
-            Ok((usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0), candidate))
-        })
-        .await?;
+    let heads: [&(dyn ToSql + Sync); 5] = [&runs, &queues, &now, &most, &parents];
+    let waiting = db.rows(sql, &heads, |row| {
+        let candidate = Candidate {
+            action: action_name(row, 1)?,
+            ready_at: time(row, 2),
+            asks: Asks { memory: number(row, 3), cpu: number(row, 4), gpu: number(row, 5) },
+            counts: row.get::<_, i64>(6) == 0,
+        };
+        Ok((usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0), candidate))
+    });
+    let (waiting, runs) = tokio::try_join!(biased; waiting, waiting_runs(db, &runs))?;
     let mut candidates: HashMap<usize, Vec<Candidate>> = HashMap::new();
     for (place, candidate) in waiting {
         candidates.entry(place).or_default().push(candidate);
     }
-    let mut gathered = Gathered::new(db, &runs).await?;
+    let mut gathered = Gathered::new(runs, limits);
     for (place, group) in found.iter().enumerate() {
         let Some(candidates) = candidates.remove(&place) else { continue };
         gathered.add(group, candidates)?;
     }
-    let sql = "SELECT min(ready_at) FROM live WHERE ready_at > $1";
-    let next_ready = db.rows(sql, &[&now.as_micros()], |row| Ok(maybe_time(row, 0))).await?.pop().flatten();
     Ok(Offered { offer: gathered.offer, next: found.pop().filter(|_| more), next_ready })
 }
 
@@ -100,6 +107,46 @@ struct RunFound {
     max_actions: Option<u32>,
     in_flight: u64,
     started: bool,
+}
+
+async fn waiting_runs(db: &Reader, runs: &[i64]) -> Result<HashMap<i64, RunFound>, StoreError> {
+    let sql = "SELECT org, project, domain, name, id, max_actions, in_flight, started FROM runs WHERE id = ANY($1)";
+    let of_runs: [&(dyn ToSql + Sync); 1] = [&runs];
+    let found = db.rows(sql, &of_runs, |row| {
+        let most = row.get::<_, Option<i64>>(5).and_then(|n| u32::try_from(n).ok());
+        let run =
+            RunFound { key: run_key(row, 0), max_actions: most, in_flight: number(row, 6), started: row.get(7) };
+        Ok((row.get::<_, i64>(4), run))
+    });
+    Ok(found.await?.into_iter().collect())
+}
+
+/// All queues and limits, with what is in flight in each.
+struct Limits {
+    specs: HashMap<(String, String), (QueueSpec, Load)>,
+    limits: Vec<(ProjectLimits, Load)>,
+}
+
+impl Limits {
+    async fn read(db: &Reader) -> Result<Self, StoreError> {
+        let of_queues = format!(
+            "SELECT q.body, {SUMS} FROM queues q LEFT JOIN loads l ON l.org = q.org AND l.queue = q.name
+             GROUP BY q.org, q.name, q.body"
+        );
+        let none: [&(dyn ToSql + Sync); 0] = [];
+        let specs = db.rows(&of_queues, &none, |row| {
+            let queue: Queue = decode(row, 0, "a queue")?;
+            Ok(((queue.org, queue.name), (queue.spec, load(row, 1))))
+        });
+        let of_projects = format!(
+            "SELECT p.body, {SUMS} FROM project_limits p
+             LEFT JOIN loads l ON l.org = p.org AND l.project = p.project AND p.domain IN ('', l.domain)
+             GROUP BY p.org, p.project, p.domain, p.body ORDER BY p.org, p.project, p.domain"
+        );
+        let limits = db.rows(&of_projects, &none, |row| Ok((decode(row, 0, "the limits of a project")?, load(row, 1))));
+        let (specs, limits) = tokio::try_join!(specs, limits)?;
+        Ok(Self { specs: specs.into_iter().collect(), limits })
+    }
 }
 
 /// The runs, queues and places of an offer, each once.
@@ -114,39 +161,17 @@ struct Gathered {
 }
 
 impl Gathered {
-    async fn new(db: &Reader, runs: &[i64]) -> Result<Self, StoreError> {
-        let sql = "SELECT org, project, domain, name, id, max_actions, in_flight, started FROM runs WHERE id = ANY($1)";
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&runs];
-        let found = db.rows(sql, &params, |row| {
-            let most = row.get::<_, Option<i64>>(5).and_then(|n| u32::try_from(n).ok());
-            let run =
-                RunFound { key: run_key(row, 0), max_actions: most, in_flight: number(row, 6), started: row.get(7) };
-            Ok((row.get::<_, i64>(4), run))
-        });
-        let sql = format!(
-            "SELECT q.body, {SUMS} FROM queues q LEFT JOIN loads l ON l.org = q.org AND l.queue = q.name
-             GROUP BY q.org, q.name, q.body"
-        );
-        let specs = db.rows(&sql, &[], |row| {
-            let queue: Queue = decode(row, 0, "a queue")?;
-            Ok(((queue.org, queue.name), (queue.spec, load(row, 1))))
-        });
-        let sql = format!(
-            "SELECT p.body, {SUMS} FROM project_limits p
-             LEFT JOIN loads l ON l.org = p.org AND l.project = p.project AND p.domain IN ('', l.domain)
-             GROUP BY p.org, p.project, p.domain, p.body ORDER BY p.org, p.project, p.domain"
-        );
-        let limits = db.rows(&sql, &[], |row| Ok((decode(row, 0, "the limits of a project")?, load(row, 1))));
-        let (found, specs, limits) = tokio::try_join!(found, specs, limits)?;
-        Ok(Self {
+    fn new(found: HashMap<i64, RunFound>, limits: Limits) -> Self {
+        let Limits { specs, limits } = limits;
+        Self {
             offer: Offer::default(),
-            found: found.into_iter().collect(),
-            specs: specs.into_iter().collect(),
+            found,
+            specs,
             limits,
             runs: HashMap::new(),
             queues: HashMap::new(),
             places: HashMap::new(),
-        })
+        }
     }
 
     fn add(&mut self, group: &OfferPlace, candidates: Vec<Candidate>) -> Result<(), StoreError> {

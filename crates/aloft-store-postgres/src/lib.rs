@@ -138,8 +138,12 @@ fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
         ))
     })?;
     // A transaction that its client has forgotten must not keep others waiting; nor may one that hangs.
+    // Statements look up rows by their keys: one plan for each, whatever its values and however old the statistics. Lists are
+    // planned by theirs (`Reader::listing`). And who counts children (`0006_cheaper.sql`).
     let settings = format!(
-        "-c statement_timeout={} -c idle_in_transaction_session_timeout=10000 -c client_min_messages=warning",
+        "-c statement_timeout={} -c idle_in_transaction_session_timeout=10000 -c client_min_messages=warning \
+         -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
+         -c aloft.child_counts=kept",
         options.statement_timeout.as_millis()
     );
     let own = config.get_options().map(|o| format!("{o} ")).unwrap_or_default();
@@ -263,8 +267,8 @@ impl PostgresStore {
         }
     }
 
-    async fn reader(&self) -> Result<Reader, StoreError> {
-        Reader::begin(self.shared.pool.get().await.map_err(from_pool)?).await
+    async fn connection(&self) -> Result<Tx, StoreError> {
+        self.shared.pool.get().await.map_err(from_pool)
     }
 
     /// The writer of a run: always the same one, so that commands to a run stay in order.
@@ -294,22 +298,29 @@ impl PostgresStore {
 
 /// Reads in one snapshot: the connection goes back when the answer is there.
 macro_rules! read {
-    ($store:expr, |$db:ident| $read:expr) => {{
-        let $db = $store.reader().await?;
+    ($store:expr, |$db:ident| $read:expr) => {
+        read!($store, new, |$db| $read)
+    };
+    ($store:expr, $how:ident, |$db:ident| $read:expr) => {{
+        let $db = Reader::$how($store.connection().await?);
         let found = $read.await?;
-        $db.end().await?;
+        $db.end();
         Ok(found)
     }};
 }
 
+/// Reads a list in one snapshot.
+macro_rules! read_list {
+    ($store:expr, |$db:ident| $read:expr) => {
+        read!($store, listing, |$db| $read)
+    };
+}
+
 /// Reads what is one statement.
 macro_rules! read_once {
-    ($store:expr, |$db:ident| $read:expr) => {{
-        let $db = Reader::single($store.shared.pool.get().await.map_err(from_pool)?);
-        let found = $read.await?;
-        $db.end().await?;
-        Ok(found)
-    }};
+    ($store:expr, |$db:ident| $read:expr) => {
+        read!($store, single, |$db| $read)
+    };
 }
 
 /// Writes one record in one transaction.
@@ -405,14 +416,14 @@ impl Store for PostgresStore {
 
     async fn list_runs(&self, scope: &ListScope, query: &ListQuery) -> Result<Page<RunRow>, StoreError> {
         let now = (self.shared.clock)();
-        let found: Result<_, StoreError> = read!(self, |db| listed::list_runs(&db, scope, query, now));
+        let found: Result<_, StoreError> = read_list!(self, |db| listed::list_runs(&db, scope, query, now));
         let (rows, next) = found?;
         Ok(Page { rows, next: self.token(next).await? })
     }
 
     async fn list_actions(&self, run: &RunKey, query: &ListQuery) -> Result<Page<ActionState>, StoreError> {
         let now = (self.shared.clock)();
-        let found: Result<_, StoreError> = read!(self, |db| listed::list_actions(&db, run, query, now));
+        let found: Result<_, StoreError> = read_list!(self, |db| listed::list_actions(&db, run, query, now));
         let (rows, next) = found?;
         Ok(Page { rows, next: self.token(next).await? })
     }
@@ -428,11 +439,11 @@ impl Store for PostgresStore {
         after: u64,
         limit: usize,
     ) -> Result<RunChanges, StoreError> {
-        read!(self, |db| listed::runs_changed(&db, scope, filters, after, limit))
+        read_list!(self, |db| listed::runs_changed(&db, scope, filters, after, limit))
     }
 
     async fn run_totals(&self, scope: &ListScope, filters: &[Filter]) -> Result<RunTotals, StoreError> {
-        read!(self, |db| listed::run_totals(&db, scope, filters))
+        read_list!(self, |db| listed::run_totals(&db, scope, filters))
     }
 
     async fn outline(&self, run: &RunKey) -> Result<Option<Outline>, StoreError> {
@@ -588,7 +599,7 @@ impl Store for PostgresStore {
 
     async fn list_tasks(&self, scope: &ListScope, latest: bool, query: &ListQuery) -> Result<TaskList, StoreError> {
         let now = (self.shared.clock)();
-        let found: Result<_, StoreError> = read!(self, |db| listed::list_tasks(&db, scope, latest, query, now));
+        let found: Result<_, StoreError> = read_list!(self, |db| listed::list_tasks(&db, scope, latest, query, now));
         let found = found?;
         let page = Page { rows: found.rows, next: self.token(found.next).await? };
         Ok(TaskList { page, total: found.total, filtered: found.filtered })
@@ -635,7 +646,7 @@ impl Store for PostgresStore {
     }
 
     async fn domain_use(&self, org: &str, id: &str) -> Result<DomainUse, StoreError> {
-        read!(self, |db| records::domain_use(&db, org, id))
+        read_list!(self, |db| records::domain_use(&db, org, id))
     }
 
     async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError> {

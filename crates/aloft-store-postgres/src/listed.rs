@@ -151,19 +151,20 @@ async fn subjects(db: &Reader, runs: &[i64]) -> Result<Vec<Subject>> {
 
 // === Actions ===
 
-/// The actions of a run. `asked` are the fields that matter: those of which what is shown can differ from what is recorded
-/// cost more while an ended action has live ones below it.
+/// The actions of a run, found by `number` of the run: as it stands in the index by which they are found. `asked` are the
+/// fields that matter: those of which what is shown can differ from what is recorded cost more while an ended action has live
+/// ones below it.
 async fn actions<'f>(
     db: &Reader,
     run: &RunKey,
-    run_id: i64,
+    (run_id, number): (i64, &str),
     mut asked: impl Iterator<Item = &'f Field>,
 ) -> Result<Source> {
     let lost =
         asked.any(|f| matches!(f, Field::Phase | Field::EndedAt | Field::Duration)) && has_lost(db, run_id).await?;
     let mut within = Sql::new(" AND r.id = ");
     within.bind(Cursor::Int(run_id));
-    within.push(" AND a.run_id = ");
+    within.push(&format!(" AND {number} = "));
     within.bind(Cursor::Int(run_id));
     let from = if lost {
         "run_index r CROSS JOIN actions a LEFT JOIN lost l ON l.id = a.id AND l.ended_at IS NOT NULL"
@@ -203,7 +204,7 @@ pub(crate) async fn list_actions(
     let Some((run_id, ..)) = read::find_run(db, run).await? else { return Ok((Vec::new(), Next::End)) };
     let order = query.order();
     let asked = query.filters.iter().map(|f| &f.field).chain(order.iter().map(|s| &s.field));
-    let source = actions(db, run, run_id, asked).await?;
+    let source = actions(db, run, (run_id, "a.run_id + 0"), asked).await?;
     let found = list::select(db, &source, query, now).await?;
     let sql = "SELECT a.state FROM unnest($1::bigint[]) WITH ORDINALITY j (id, n) JOIN actions a ON a.id = j.id
                ORDER BY j.n";
@@ -213,9 +214,10 @@ pub(crate) async fn list_actions(
 
 pub(crate) async fn outline(db: &Reader, run: &RunKey) -> Result<Option<Outline>> {
     let Some((run_id, seq, _)) = read::find_run(db, run).await? else { return Ok(None) };
-    let sql = "SELECT name, parent, phase FROM actions WHERE run_id = $1 ORDER BY id";
+    let sql = "SELECT name, parent, phase FROM actions WHERE id BETWEEN $1 AND $2 ORDER BY id";
+    let (first, last) = read::places(run_id);
     let actions = db
-        .rows(sql, &[&run_id], |row| {
+        .rows(sql, &[&first, &last], |row| {
             let parent = row.get::<_, Option<&str>>(1).map(|_| action_name(row, 1)).transpose()?;
             Ok(OutlineItem { name: action_name(row, 0)?, parent, phase: phase(row, 2)? })
         })
@@ -230,7 +232,7 @@ pub(crate) async fn matched(
     filters: &[Filter],
 ) -> Result<Vec<(ActionState, bool)>> {
     let Some((run_id, ..)) = read::find_run(db, run).await? else { return Ok(Vec::new()) };
-    let source = actions(db, run, run_id, filters.iter().map(|f| &f.field)).await?;
+    let source = actions(db, run, (run_id, "a.run_id"), filters.iter().map(|f| &f.field)).await?;
     let names: Vec<_> = names.iter().map(ActionName::as_str).collect();
     let mut sql = source.select_with(filters, "a.state");
     sql.push(" AND a.name IN (SELECT value FROM ");

@@ -1,6 +1,9 @@
 //! Reads, each on one connection in one transaction, so that a snapshot and its number belong together.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use aloft_core::{ActionName, ActionState, Event, RunInfo, RunKey, Time, WorkerId};
 use aloft_store::{
@@ -12,7 +15,7 @@ use tokio_postgres::{Row, types::ToSql};
 
 use crate::{
     Tx,
-    batch::PLACES,
+    batch::{ACTIONS, PLACES},
     error::{self, from_postgres},
     rows::{action_name, amount, clean, decode, maybe_time, number, run_key, time},
 };
@@ -22,30 +25,48 @@ pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 /// A connection in a transaction that only reads, or for one statement without one.
 pub(crate) struct Reader {
     tx: Option<Tx>,
-    /// Whether there is a transaction to end.
-    begun: bool,
+    /// How its transaction begins, if it has one.
+    begin: Option<&'static str>,
+    begun: AtomicBool,
 }
 
+/// How a transaction begins in which rows are looked up by their keys.
+const LOOKUP: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// How one begins whose statements have to be planned by their values and by statistics.
+const LISTING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = auto;
+                       SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on";
+
 impl Reader {
-    /// Begins.
-    pub(crate) async fn begin(tx: Tx) -> Result<Self> {
-        let reader = Self { tx: Some(tx), begun: true };
-        reader.db().batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(from_postgres)?;
-        Ok(reader)
+    /// Of one snapshot, which begins with the first statement.
+    pub(crate) fn new(tx: Tx) -> Self {
+        Self::beginning(tx, Some(LOOKUP))
     }
 
-    /// For one statement, which is its own snapshot: two round trips less.
+    fn beginning(tx: Tx, begin: Option<&'static str>) -> Self {
+        Self { tx: Some(tx), begin, begun: AtomicBool::new(false) }
+    }
+
+    /// As [`Reader::new`], for lists with filters and orders.
+    pub(crate) fn listing(tx: Tx) -> Self {
+        Self::beginning(tx, Some(LISTING))
+    }
+
+    /// For one statement, which is its own snapshot.
     pub(crate) fn single(tx: Tx) -> Self {
-        Self { tx: Some(tx), begun: false }
+        Self::beginning(tx, None)
     }
 
-    /// Ends, so that the connection can serve others.
-    pub(crate) async fn end(mut self) -> Result<()> {
-        if self.begun {
-            self.db().batch_execute("COMMIT").await.map_err(from_postgres)?;
+    /// Ends, so that the connection can serve others. Nobody waits for it.
+    pub(crate) fn end(mut self) {
+        let Some(tx) = self.tx.take() else { return };
+        if self.begun.load(Relaxed) {
+            tokio::spawn(async move {
+                if tx.batch_execute("COMMIT").await.is_err() {
+                    drop(deadpool_postgres::Object::take(tx));
+                }
+            });
         }
-        drop(self.tx.take());
-        Ok(())
     }
 
     fn db(&self) -> &Tx {
@@ -59,9 +80,19 @@ impl Reader {
         params: &[&(dyn ToSql + Sync)],
         decode: impl Fn(&Row) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let statement = self.db().prepare_cached(sql).await.map_err(from_postgres)?;
-        let rows = self.db().query(&statement, params).await.map_err(from_postgres)?;
-        rows.iter().map(decode).collect()
+        let query = async {
+            let statement = self.db().prepare_cached(sql).await?;
+            self.db().query(&statement, params).await
+        };
+        let rows = match self.begin.filter(|_| !self.begun.swap(true, Relaxed)) {
+            // Polled together, so that both go out at once. The second cannot overtake the first.
+            Some(begin) => {
+                let (begun, found) = tokio::join!(self.db().batch_execute(begin), query);
+                begun.and(found)
+            }
+            None => query.await,
+        };
+        rows.map_err(from_postgres)?.iter().map(decode).collect()
     }
 
     /// As [`Reader::rows`], of a list.
@@ -78,7 +109,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // Not ended: out of the pool and closed.
+        // Not ended: what was under way on it may not be over, so nobody else may go on with it.
         drop(self.tx.take().map(deadpool_postgres::Object::take));
     }
 }
@@ -156,18 +187,25 @@ pub(crate) async fn as_shown(db: &Reader, run_id: i64, states: Vec<ActionState>)
     Ok(shown.collect())
 }
 
+/// The first and the last number that an action of a run can have.
+pub(crate) fn places(run_id: i64) -> (i64, i64) {
+    (run_id * ACTIONS, run_id * ACTIONS + (ACTIONS - 1))
+}
+
 pub(crate) async fn snapshot(db: &Reader, run: &RunKey, which: &Which) -> Result<Option<Snapshot>> {
     let Some((run_id, seq, _)) = find_run(db, run).await? else { return Ok(None) };
     let actions = match which {
         Which::All => {
-            db.rows("SELECT state FROM actions WHERE run_id = $1 ORDER BY id", &[&run_id], |row| state(row, 0)).await?
+            let sql = "SELECT state FROM actions WHERE id BETWEEN $1 AND $2 ORDER BY id";
+            let (first, last) = places(run_id);
+            db.rows(sql, &[&first, &last], |row| state(row, 0)).await?
         }
         Which::One(name) => {
             let sql = "SELECT state FROM actions WHERE run_id = $1 AND name = $2";
             db.rows(sql, &[&run_id, &name.as_str()], |row| state(row, 0)).await?
         }
         Which::ChildrenOf(parent) => {
-            let sql = "SELECT state FROM actions WHERE run_id = $1 AND parent = $2 ORDER BY id";
+            let sql = "SELECT state FROM actions WHERE run_id + 0 = $1 AND parent = $2 ORDER BY id";
             db.rows(sql, &[&run_id, &parent.as_str()], |row| state(row, 0)).await?
         }
     };

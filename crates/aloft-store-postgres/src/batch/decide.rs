@@ -3,13 +3,14 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
 
 use aloft_core::{
     ActionName, ActionState, CacheView, Command, Effect, EndedBelow, Event, QueueRoom, Reply, Reservation, RunInfo,
     RunKey, Scope, Time, View, Was, apply, decide, effects,
 };
-use aloft_store::{Blob, Observer, Seen, StoreError, Submission, SubmitError};
+use aloft_store::{Blob, Logged, Observer, Seen, StoreError, Submission, SubmitError};
 
 use super::load::{Cached, Held, Known, Missing};
 use crate::cache::{self, Place};
@@ -18,9 +19,7 @@ use crate::cache::{self, Place};
 #[derive(Debug)]
 pub(super) struct Appended {
     pub(super) run: RunKey,
-    pub(super) seq: u64,
-    pub(super) at: Time,
-    pub(super) event: Event,
+    pub(super) logged: Arc<Logged>,
 }
 
 /// What a batch makes of an action.
@@ -135,7 +134,8 @@ fn one(
         after.seq += 1;
         after.at = now;
         change(known, decided, run, &mut after, &event, observer, now)?;
-        decided.events.push(Appended { run: run.clone(), seq: after.seq, at: now, event });
+        let logged = Arc::new(Logged { seq: after.seq, at: now, event });
+        decided.events.push(Appended { run: run.clone(), logged });
     }
     decided.runs.insert(run.clone(), after);
     Ok(decision.reply)
@@ -190,41 +190,57 @@ fn change(
     now: Time,
 ) -> Result<(), StoreError> {
     let name = event.action();
-    let before = find(known, decided, run, name).cloned();
-    let state = apply(before.clone(), event, now)
-        .ok_or_else(|| StoreError::Corrupt(format!("event {} of run {run} does not fit action {name}", after.seq)))?;
+    // Taken out while it changes: states are large, and are copied once for each event.
+    let taken = decided.actions.get_mut(run).and_then(|actions| actions.remove(name));
+    let stored = known.actions.get(run).and_then(|actions| actions.get(name));
+    let before = taken.as_ref().map(|changed| &changed.state).or(stored.map(|stored| &stored.state));
+    let Some(state) = apply(before.cloned(), event, now) else {
+        if let Some(taken) = taken {
+            put(decided, run, taken);
+        }
+        return Err(StoreError::Corrupt(format!("event {} of run {run} does not fit action {name}", after.seq)));
+    };
     if let Some(observer) = observer {
-        Seen::add(&mut decided.seen, observer, run, before.as_ref().map(Was::of), event, &state, now);
+        Seen::add(&mut decided.seen, observer, run, before.map(Was::of), event, &state, now);
     }
-    for effect in effects(run, before.as_ref(), &state, now) {
+    for effect in effects(run, before, &state, now) {
         record(known, decided, run, &effect);
     }
-    let mut changed = match &before {
-        Some(found) => current(known, decided, run, found),
-        None => {
-            let place = after.made;
-            after.made += 1;
-            Changed { new: Some(place), state: state.clone(), at: None, open_children: 0, lookup_at: None }
-        }
-    };
     let pending = state.pending_lookup().is_some();
-    match &before {
-        None => changed.lookup_at = Some(pending.then_some(now)),
-        Some(_) if !pending => changed.lookup_at = Some(None),
+    let mut lookup_at = taken.as_ref().and_then(|changed| changed.lookup_at);
+    match before {
+        None => lookup_at = Some(pending.then_some(now)),
+        Some(_) if !pending => lookup_at = Some(None),
         Some(_) => {}
     }
-    (changed.state, changed.at) = (state, Some(now));
-    let state = &changed.state;
-    if state.name.is_root() {
+    let (new, open_children) = match (&taken, stored) {
+        (Some(changed), _) => (changed.new, changed.open_children),
+        (None, Some(stored)) => (None, stored.open_children),
+        (None, None) => {
+            let place = after.made;
+            after.made += 1;
+            (Some(place), 0)
+        }
+    };
+    if name.is_root() {
         after.started |= state.live_lease().is_some();
     }
-    let (was, is) = (before.as_ref().is_some_and(|b| !b.phase.is_terminal()), !state.phase.is_terminal());
-    if let Some(parent) = state.parent().filter(|_| was != is).cloned() {
-        count_child(known, decided, run, &parent, name, is);
+    let (was, is) = (before.is_some_and(|b| !b.phase.is_terminal()), !state.phase.is_terminal());
+    if let Some(parent) = state.parent().filter(|_| was != is) {
+        count_child(known, decided, run, parent, name, is);
     }
-    count_load(decided, run, before.as_ref(), state);
-    decided.actions.entry(run.clone()).or_default().insert(name.clone(), changed);
+    count_load(decided, run, before, &state);
+    put(decided, run, Changed { new, state, at: Some(now), open_children, lookup_at });
     Ok(())
+}
+
+/// Puts an action as the batch has left it so far with the others of its run.
+fn put(decided: &mut Decided, run: &RunKey, changed: Changed) {
+    let name = changed.state.name.clone();
+    match decided.actions.get_mut(run) {
+        Some(actions) => drop(actions.insert(name, changed)),
+        None => drop(decided.actions.insert(run.clone(), HashMap::from([(name, changed)]))),
+    }
 }
 
 fn find<'d>(known: &'d Known, decided: &'d Decided, run: &RunKey, name: &ActionName) -> Option<&'d ActionState> {
@@ -242,10 +258,14 @@ fn count_child(
     child: &ActionName,
     begins: bool,
 ) {
-    let Some(state) = find(known, decided, run, parent).cloned() else { return };
-    let mut changed = current(known, decided, run, &state);
-    changed.open_children += if begins { 1 } else { -1 };
-    decided.actions.entry(run.clone()).or_default().insert(parent.clone(), changed);
+    if decided.actions.get(run).is_none_or(|actions| !actions.contains_key(parent)) {
+        let Some(state) = find(known, decided, run, parent).cloned() else { return };
+        let changed = current(known, decided, run, &state);
+        put(decided, run, changed);
+    }
+    if let Some(changed) = decided.actions.get_mut(run).and_then(|actions| actions.get_mut(parent)) {
+        changed.open_children += if begins { 1 } else { -1 };
+    }
     let key = (run.clone(), parent.clone());
     let added = decided.added.entry(key).or_default();
     if begins {

@@ -4,14 +4,15 @@
 //! was appended to its log since: every change of an action is an event, so the number of the last one tells. Whoever else
 //! has changed the run, here or elsewhere, has changed that number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use aloft_core::{ActionName, RunKey};
+use aloft_store::Submission;
 
 use super::{
     decide::Decided,
     load::{Known, RunRow, Stored},
-    write::PLACES,
+    write::ACTIONS,
 };
 
 /// Most actions that one writer keeps: some 12 MB.
@@ -38,6 +39,18 @@ impl Kept {
         }
     }
 
+    /// What the commands touch and is not kept, of runs whose numbers are known. A guess, made before the runs are locked:
+    /// what is kept may turn out to be of no use, and what is asked for by a number that has changed is not found.
+    pub(super) fn missing(&self, submissions: &[Submission]) -> BTreeSet<(i64, ActionName)> {
+        let mut missing = BTreeSet::new();
+        for submission in submissions {
+            let Some(run) = self.runs.get(&submission.run) else { continue };
+            let touched = submission.command.touches().into_iter().chain([ActionName::root()]);
+            missing.extend(touched.filter(|name| !run.actions.contains_key(name)).map(|name| (run.id, name)));
+        }
+        missing
+    }
+
     /// Keeps what a batch has left, once it is committed.
     pub(super) fn keep(&mut self, known: Known, decided: Decided, ids: &HashMap<RunKey, i64>) {
         let Known { runs, mut actions, .. } = known;
@@ -46,7 +59,7 @@ impl Kept {
             let Some(run_id) = ids.get(&key).copied() else { continue };
             let known = actions.entry(key).or_default();
             for (name, changed) in changed {
-                let id = changed.new.map(|n| run_id * PLACES + n).or_else(|| known.get(&name).map(|s| s.id));
+                let id = changed.new.map(|n| run_id * ACTIONS + n).or_else(|| known.get(&name).map(|s| s.id));
                 if changed.state.phase.is_terminal() && changed.open_children == 0 {
                     known.remove(&name);
                 } else if let Some(id) = id {

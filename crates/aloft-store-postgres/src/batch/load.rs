@@ -77,6 +77,8 @@ pub(super) struct Known {
     pub(super) cached: HashMap<Place, Cached>,
     pub(super) queues: Queues,
     pub(super) places: Places,
+    /// Numbers for runs that may be new.
+    pub(super) fresh: Vec<i64>,
 }
 
 /// The columns of runs that identify them, as arrays.
@@ -86,8 +88,9 @@ fn columns(keys: &[&RunKey]) -> [Vec<String>; 4] {
 }
 
 impl Known {
-    /// Begins on `tx`, locks the runs and loads what the commands touch, with everything above it, and what limits it. The root of each run
-    /// comes too: it tells a missing run from a missing action.
+    /// Begins on `tx`, locks the runs and loads what the commands touch, with everything above it, and what limits it. The
+    /// root of each run comes too: it tells a missing run from a missing action. What can be asked for before the locks have
+    /// answered is asked behind them at once: one round trip for most batches.
     pub(super) async fn load(
         tx: &Tx,
         kept: &mut Kept,
@@ -97,7 +100,8 @@ impl Known {
         let mut known = Self::default();
         let wanted: Vec<&RunKey> = keys.iter().copied().collect();
         let [orgs, projects, domains, names] = columns(&wanted);
-        let sql = tx
+        // Before the first is sent: preparing waits for an answer.
+        let lock = tx
             .prepare_cached(
                 "SELECT r.org, r.project, r.domain, r.name, r.id, r.seq, r.made, r.at, r.started, r.created_at
                  FROM runs r
@@ -107,10 +111,18 @@ impl Known {
             )
             .await?;
         let params: [&(dyn ToSql + Sync); 4] = [&orgs, &projects, &domains, &names];
-        // Polled together, so that both go out at once. The second cannot overtake the first.
-        let (begun, found) = tokio::join!(tx.batch_execute("BEGIN"), tx.query(&sql, &params));
+        let guessed = kept.missing(submissions);
+        // The first look at each of these sends it, in this order: what is read is read behind the locks.
+        let (begun, locked, found, limits, fresh) = tokio::join!(
+            biased;
+            tx.batch_execute("BEGIN"),
+            tx.query(&lock, &params),
+            actions(tx, &guessed),
+            limits(tx, submissions),
+            numbers(tx, submissions),
+        );
         begun?;
-        for row in found? {
+        for row in locked? {
             let run = RunRow {
                 id: row.get(4),
                 seq: row.get::<_, i64>(5).unsigned_abs(),
@@ -123,52 +135,59 @@ impl Known {
             known.actions.insert(key.clone(), kept.take(&key, &run));
             known.runs.insert(key, run);
         }
-        let ((), (queues, places)) = tokio::try_join!(known.load_actions(tx, submissions), limits(tx, submissions))?;
-        (known.queues, known.places) = (queues, places);
+        (known.queues, known.places) = limits?;
+        known.fresh = fresh?;
+        known.load_actions(tx, submissions, guessed, found?).await?;
         Ok(known)
     }
 
-    async fn load_actions(&mut self, tx: &Tx, submissions: &[Submission]) -> Result<(), Trouble> {
+    /// Loads what the commands touch and is not known; what was `asked` for already, and `found`, was.
+    async fn load_actions(
+        &mut self,
+        tx: &Tx,
+        submissions: &[Submission],
+        mut asked: BTreeSet<(i64, ActionName)>,
+        found: Vec<(i64, Stored)>,
+    ) -> Result<(), Trouble> {
         let by_id: HashMap<i64, RunKey> = self.runs.iter().map(|(key, run)| (run.id, key.clone())).collect();
+        self.add_actions(&by_id, found);
         let mut wanted: BTreeSet<(i64, ActionName)> = BTreeSet::new();
-        let mut asked = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for submission in submissions {
             let Some(run) = self.runs.get(&submission.run) else { continue };
             let known = self.actions.get(&submission.run);
             let mut touched = submission.command.touches();
             touched.push(ActionName::root());
             while let Some(name) = touched.pop() {
-                match known.and_then(|k| k.get(&name)) {
+                let place = (run.id, name);
+                match known.and_then(|k| k.get(&place.1)) {
                     // What is above what is kept may have been forgotten.
-                    Some(stored) if asked.insert((run.id, name.clone())) => {
-                        touched.extend(stored.state.ancestors.iter().cloned());
+                    Some(stored) => {
+                        if seen.insert(place) {
+                            touched.extend(stored.state.ancestors.iter().cloned());
+                        }
                     }
-                    Some(_) => {}
-                    None => drop(wanted.insert((run.id, name))),
+                    None if asked.contains(&place) => {}
+                    None => drop(wanted.insert(place)),
                 }
             }
         }
         while !wanted.is_empty() {
-            let (ids, names): (Vec<i64>, Vec<&str>) = wanted.iter().map(|(id, name)| (*id, name.as_str())).unzip();
-            let sql = tx
-                .prepare_cached(
-                    "SELECT a.run_id, a.id, a.state, coalesce(l.open_children, 0) FROM actions a
-                     JOIN unnest($1::bigint[], $2::text[]) k (run_id, name) ON a.run_id = k.run_id AND a.name = k.name
-                     LEFT JOIN live l ON l.id = a.id",
-                )
-                .await?;
-            let found = tx.query(&sql, &[&ids, &names]).await?;
+            let found = actions(tx, &wanted).await?;
             asked.append(&mut wanted);
-            for row in found {
-                let run_id: i64 = row.get(0);
-                let state: ActionState = decode(&row, 2, "the state of an action")?;
-                wanted.extend(state.ancestors.iter().map(|name| (run_id, name.clone())).filter(|k| !asked.contains(k)));
-                let Some(key) = by_id.get(&run_id) else { continue };
-                let stored = Stored { id: row.get(1), open_children: row.get(3), state };
-                self.actions.entry(key.clone()).or_default().insert(stored.state.name.clone(), stored);
-            }
+            let above = found.iter().flat_map(|(run, s)| s.state.ancestors.iter().map(|name| (*run, name.clone())));
+            wanted.extend(above.filter(|place| !asked.contains(place)));
+            self.add_actions(&by_id, found);
         }
         Ok(())
+    }
+
+    fn add_actions(&mut self, by_id: &HashMap<i64, RunKey>, found: Vec<(i64, Stored)>) {
+        for (run, stored) in found {
+            // Of a run that is gone by now, or was kept under another number, nothing is known.
+            let Some(key) = by_id.get(&run) else { continue };
+            self.actions.entry(key.clone()).or_default().insert(stored.state.name.clone(), stored);
+        }
     }
 
     /// Loads what decisions have asked for.
@@ -207,6 +226,37 @@ impl Known {
     }
 }
 
+/// Actions by the numbers of their runs and their names.
+async fn actions(tx: &Tx, wanted: &BTreeSet<(i64, ActionName)>) -> Result<Vec<(i64, Stored)>, Trouble> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, names): (Vec<i64>, Vec<&str>) = wanted.iter().map(|(id, name)| (*id, name.as_str())).unzip();
+    let sql = tx
+        .prepare_cached(
+            "SELECT a.run_id, a.id, a.state, coalesce(l.open_children, 0) FROM actions a
+             JOIN unnest($1::bigint[], $2::text[]) k (run_id, name) ON a.run_id = k.run_id AND a.name = k.name
+             LEFT JOIN live l ON l.id = a.id",
+        )
+        .await?;
+    let stored = |row: &Row| {
+        let state: ActionState = decode(row, 2, "the state of an action")?;
+        Ok((row.get(0), Stored { id: row.get(1), open_children: row.get(3), state }))
+    };
+    tx.query(&sql, &[&ids, &names]).await?.iter().map(stored).collect()
+}
+
+/// A number for each run that the commands create, if it is new.
+async fn numbers(tx: &Tx, submissions: &[Submission]) -> Result<Vec<i64>, Trouble> {
+    let count = submissions.iter().filter(|s| s.command.creates()).count();
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT nextval(pg_get_serial_sequence('runs', 'id')) FROM generate_series(1, $1::bigint)";
+    let sql = tx.prepare_cached(sql).await?;
+    Ok(tx.query(&sql, &[&(count as i64)]).await?.iter().map(|row| row.get(0)).collect())
+}
+
 /// What queues and places hold, where something is to be added to them.
 async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places), Trouble> {
     let (mut known_queues, mut known_places) = (Queues::new(), Places::new());
@@ -224,7 +274,7 @@ async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places),
         return Ok((known_queues, known_places));
     }
     let (orgs, names): (Vec<&str>, Vec<&str>) = queues.iter().map(|(o, n)| (o.as_str(), n.as_str())).unzip();
-    let sql = tx
+    let of_queues = tx
         .prepare_cached(
             "SELECT q.org, q.name, q.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
              FROM queues q JOIN unnest($1::text[], $2::text[]) k (org, name) ON q.org = k.org AND q.name = k.name
@@ -232,13 +282,8 @@ async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places),
              GROUP BY q.org, q.name, q.body",
         )
         .await?;
-    for row in tx.query(&sql, &[&orgs, &names]).await? {
-        let queue: Queue = decode(&row, 2, "a queue")?;
-        let held = Held { waiting: row.get(3), counted: row.get(4) };
-        known_queues.insert((row.get(0), row.get(1)), (queue, held));
-    }
-    let (orgs, projects): (Vec<&str>, Vec<&str>) = scopes.iter().map(|s| (s.org.as_str(), s.project.as_str())).unzip();
-    let sql = tx
+    let (owners, projects): (Vec<&str>, Vec<&str>) = scopes.iter().map(|s| (s.org.as_str(), s.project.as_str())).unzip();
+    let of_projects = tx
         .prepare_cached(
             "SELECT p.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint
              FROM project_limits p
@@ -247,7 +292,15 @@ async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places),
              GROUP BY p.org, p.project, p.domain, p.body ORDER BY p.domain",
         )
         .await?;
-    for row in tx.query(&sql, &[&orgs, &projects]).await? {
+    let (queues, places): ([&(dyn ToSql + Sync); 2], [&(dyn ToSql + Sync); 2]) =
+        ([&orgs, &names], [&owners, &projects]);
+    let (queues, places) = tokio::try_join!(tx.query(&of_queues, &queues), tx.query(&of_projects, &places))?;
+    for row in queues {
+        let queue: Queue = decode(&row, 2, "a queue")?;
+        let held = Held { waiting: row.get(3), counted: row.get(4) };
+        known_queues.insert((row.get(0), row.get(1)), (queue, held));
+    }
+    for row in places {
         let limits: ProjectLimits = decode(&row, 0, "the limits of a project")?;
         let held = Held { waiting: row.get(1), counted: row.get(2) };
         for scope in &scopes {

@@ -5,13 +5,15 @@
 //! locks in one order (`migrations/0001_engine.sql`), so that two never wait for each other; if Postgres still says so, it is
 //! carried out again.
 
+mod columns;
 mod decide;
 mod kept;
 mod load;
+mod send;
 mod tail;
 mod write;
 
-pub(crate) use self::tail::PLACES;
+pub(crate) use self::{tail::PLACES, write::ACTIONS};
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -146,10 +148,15 @@ async fn once(
         kept.keep(known, decided, &HashMap::new());
         return Ok(answers);
     }
-    let written = write::all(&tx, &known, &decided).await?;
+    let rows = write::Rows::of(&known, &decided);
+    write::cache_changes(&tx, &rows).await?;
+    let mut statements = send::Statements::default();
+    rows.write(&mut statements)?;
+    tail::place(&mut statements, (&shared.channel, &shared.own), &known, &decided, &rows);
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-before-commit", |_| std::process::abort());
-    let pos = tail::commit(tx, (&shared.channel, &shared.own), &known, &decided, &written).await?;
+    let pos = tail::place_of(&statements.commit(tx).await?);
+    let runs = rows.runs;
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-after-commit", |_| std::process::abort());
     shared.told.lock().insert(pos / PLACES);
@@ -159,7 +166,7 @@ async fn once(
         observer.committed(Committed { commands, events, took, seen: std::mem::take(&mut decided.seen) });
     }
     let answers = std::mem::take(&mut decided.answers);
-    kept.keep(known, decided, &written.runs);
+    kept.keep(known, decided, &runs);
     Ok(answers)
 }
 
