@@ -112,6 +112,7 @@ async fn catch_up(shared: &Arc<Shared>, mut pos: u64) -> Result<u64, StoreError>
         let runs: HashMap<RunKey, u64> = others.map(|row| (run_key(row, 0), number(row, 4))).collect();
         shared.told.lock().retain(|told| *told > newest);
         if !runs.is_empty() {
+            shared.recent.forget(runs.keys());
             shared.hub.publish(runs, Some(newest * PLACES + (PLACES - 1)));
         }
         let whole = newest - pos >= COMMITS;

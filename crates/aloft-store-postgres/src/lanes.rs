@@ -114,8 +114,7 @@ async fn waiting_runs(db: &Reader, runs: &[i64]) -> Result<HashMap<i64, RunFound
     let of_runs: [&(dyn ToSql + Sync); 1] = [&runs];
     let found = db.rows(sql, &of_runs, |row| {
         let most = row.get::<_, Option<i64>>(5).and_then(|n| u32::try_from(n).ok());
-        let run =
-            RunFound { key: run_key(row, 0), max_actions: most, in_flight: number(row, 6), started: row.get(7) };
+        let run = RunFound { key: run_key(row, 0), max_actions: most, in_flight: number(row, 6), started: row.get(7) };
         Ok((row.get::<_, i64>(4), run))
     });
     Ok(found.await?.into_iter().collect())

@@ -19,6 +19,7 @@ mod listed;
 mod order;
 mod prune;
 mod read;
+mod recent;
 mod records;
 mod rows;
 mod schema;
@@ -127,6 +128,7 @@ struct Shared {
     packs_from: Time,
     /// Commits of this process whose watchers have been told, until the follower has come past them.
     told: Mutex<BTreeSet<u64>>,
+    recent: recent::Recent,
     walks: prune::Walks,
 }
 
@@ -242,6 +244,7 @@ impl PostgresStore {
             own: own_name(),
             packs_from,
             told: Mutex::default(),
+            recent: recent::Recent::default(),
             walks: prune::Walks::default(),
         });
         let mut writers = Vec::new();
@@ -395,6 +398,9 @@ impl Store for PostgresStore {
     }
 
     async fn events_after(&self, run: &RunKey, seq: u64, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        if let Some(events) = self.shared.recent.events_after(run, seq, limit) {
+            return Ok(events);
+        }
         read_once!(self, |db| read::events_after(&db, run, seq, limit))
     }
 
@@ -469,7 +475,14 @@ impl Store for PostgresStore {
         run: &RunKey,
         names: &[ActionName],
         filters: &[Filter],
+        upto: u64,
     ) -> Result<Vec<(ActionState, bool)>, StoreError> {
+        if !filters.is_empty() {
+            return read_list!(self, |db| listed::matched(&db, run, names, filters));
+        }
+        if let Some(states) = self.shared.recent.states(run, names, upto) {
+            return Ok(states.into_iter().map(|state| (state, true)).collect());
+        }
         read!(self, |db| listed::matched(&db, run, names, filters))
     }
 

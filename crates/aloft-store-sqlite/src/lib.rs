@@ -405,6 +405,7 @@ impl Store for SqliteStore {
         run: &RunKey,
         names: &[ActionName],
         filters: &[Filter],
+        _upto: u64,
     ) -> Result<Vec<(ActionState, bool)>, StoreError> {
         let (run, names, filters) = (run.clone(), names.to_vec(), filters.to_vec());
         self.read(move |db| listed::matched(db, &run, &names, &filters)).await

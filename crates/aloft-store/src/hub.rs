@@ -47,6 +47,11 @@ impl Hub {
         runs.entry(run.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
+    /// Whether somebody watches a run here.
+    pub fn is_watched(&self, run: &RunKey) -> bool {
+        self.runs.lock().get(run).is_some_and(|sender| sender.receiver_count() > 0)
+    }
+
     /// For [`crate::Store::feed`].
     pub fn feed(&self) -> watch::Receiver<u64> {
         self.feed.subscribe()

@@ -255,13 +255,14 @@ pub trait Store: Send + Sync + 'static {
     /// Some children of an action; `None` if the run or the action does not exist. Costs what is answered.
     async fn child_window(&self, run: &RunKey, query: &ChildQuery) -> Result<Option<ChildWindow>, StoreError>;
 
-    /// Some actions of a run as they must be shown, in the order of their creation, and whether each meets `filters`.
-    /// Names that do not exist are left out.
+    /// Some actions of a run as they must be shown, in any order, and whether each meets `filters`: with all that the events up
+    /// to number `upto` did to them, and maybe later ones. Names that do not exist are left out.
     async fn matched(
         &self,
         run: &RunKey,
         names: &[ActionName],
         filters: &[Filter],
+        upto: u64,
     ) -> Result<Vec<(ActionState, bool)>, StoreError>;
 
     /// What waits for a worker and may start by `now`, with all that limits it: up to `groups` groups of one run and queue

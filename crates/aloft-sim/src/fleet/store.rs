@@ -415,8 +415,9 @@ impl Store for Reach {
         run: &RunKey,
         names: &[ActionName],
         filters: &[Filter],
+        upto: u64,
     ) -> Result<Vec<(ActionState, bool)>, StoreError> {
-        self.read("matched", self.inner().matched(run, names, filters)).await
+        self.read("matched", self.inner().matched(run, names, filters, upto)).await
     }
 
     async fn offer(&self, now: Time, after: &OfferPlace, groups: usize, each: usize) -> Result<Offered, StoreError> {

@@ -282,7 +282,8 @@ async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places),
              GROUP BY q.org, q.name, q.body",
         )
         .await?;
-    let (owners, projects): (Vec<&str>, Vec<&str>) = scopes.iter().map(|s| (s.org.as_str(), s.project.as_str())).unzip();
+    let (owners, projects): (Vec<&str>, Vec<&str>) =
+        scopes.iter().map(|s| (s.org.as_str(), s.project.as_str())).unzip();
     let of_projects = tx
         .prepare_cached(
             "SELECT p.body, coalesce(sum(l.waiting), 0)::bigint, coalesce(sum(l.counted), 0)::bigint

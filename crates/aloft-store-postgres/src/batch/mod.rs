@@ -22,8 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aloft_core::{Reply, RunKey};
-use aloft_store::{Committed, StoreError, Submission, SubmitError};
+use aloft_core::{ActionState, Reply, RunKey};
+use aloft_store::{Committed, Logged, StoreError, Submission, SubmitError};
 use deadpool_postgres::Pool;
 use tokio::sync::{mpsc, oneshot};
 
@@ -159,6 +159,7 @@ async fn once(
     let runs = rows.runs;
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-after-commit", |_| std::process::abort());
+    shared.recent.note(&Commit { decided: &decided }, |run| shared.hub.is_watched(run));
     shared.told.lock().insert(pos / PLACES);
     shared.hub.publish(decided.seqs(), Some(pos));
     if let Some(observer) = shared.hub.observer() {
@@ -168,6 +169,26 @@ async fn once(
     let answers = std::mem::take(&mut decided.answers);
     kept.keep(known, decided, &runs);
     Ok(answers)
+}
+
+/// What a batch committed.
+pub(crate) struct Commit<'c> {
+    decided: &'c decide::Decided,
+}
+
+impl Commit<'_> {
+    /// Its events, those of a run in the order of its log.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (&RunKey, &Arc<Logged>)> {
+        self.decided.events.iter().map(|appended| (&appended.run, &appended.logged))
+    }
+
+    /// Actions that it changed, each with its run and how many children of it have not ended.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (&RunKey, &ActionState, i64)> {
+        self.decided.actions.iter().flat_map(|(run, actions)| {
+            let changed = actions.values().filter(|c| c.at.is_some());
+            changed.map(move |c| (run, &c.state, c.open_children))
+        })
+    }
 }
 
 /// A connection with a transaction under way. If it is dropped before the end, so is the connection, and the server rolls

@@ -382,7 +382,8 @@ impl<'r> Rows<'r> {
             let text = |f: fn(&RunKey) -> &String| new.iter().map(|r| f(r.key).clone()).collect::<Vec<_>>();
             let infos: Vec<_> =
                 new.iter().map(|r| self.decided.runs.get(r.key).and_then(|run| run.info.as_ref())).collect();
-            let by: Vec<String> = infos.iter().map(|i| i.map(|i| clean(&i.created_by.id)).unwrap_or_default()).collect();
+            let by: Vec<String> =
+                infos.iter().map(|i| i.map(|i| clean(&i.created_by.id)).unwrap_or_default()).collect();
             let sources: Vec<i64> = infos.iter().map(|i| i.map_or(0, |i| i64::from(i.source))).collect();
             let sql = "INSERT INTO run_index (id, org, project, domain, name, created_at, created_by, source, phase,
                                updated_at, started_at, ended_at, duration_ms, attempts, error_kind, cache_status, kind,
@@ -432,17 +433,7 @@ impl<'r> Rows<'r> {
             let errors = errors(&old);
             all.add(
                 sql,
-                params![
-                    c.run_ids,
-                    c.phases,
-                    c.updated,
-                    c.started,
-                    c.ended,
-                    c.durations,
-                    c.attempts,
-                    errors,
-                    c.cache
-                ],
+                params![c.run_ids, c.phases, c.updated, c.started, c.ended, c.durations, c.attempts, errors, c.cache],
             );
         }
         Ok(())

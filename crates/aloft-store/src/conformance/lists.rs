@@ -383,7 +383,7 @@ async fn every_filter_of_actions_selects(store: Handle) {
                 let found: BTreeSet<_> = found.into_iter().map(|s| s.name).collect();
                 assert_eq!(found, expected, "{filter:?} of {values:?}, aborted: {aborted}");
                 let names: Vec<_> = states.iter().map(|s| s.name.clone()).collect();
-                let matched = store.matched(&run, &names, std::slice::from_ref(&filter)).await.expect("read");
+                let matched = store.matched(&run, &names, std::slice::from_ref(&filter), 0).await.expect("read");
                 assert_eq!(matched.len(), states.len());
                 for ((state, meets), shown) in matched.iter().zip(&states) {
                     assert_eq!(state, shown, "as every view shows it");
@@ -392,7 +392,7 @@ async fn every_filter_of_actions_selects(store: Handle) {
             }
         }
     }
-    assert!(store.matched(&run, &[action("x9")], &[]).await.expect("read").is_empty());
+    assert!(store.matched(&run, &[action("x9")], &[], 0).await.expect("read").is_empty());
     assert!(store.list_actions(&key("r2"), &ListQuery::newest(Vec::new(), 9)).await.expect("read").rows.is_empty());
 }
 

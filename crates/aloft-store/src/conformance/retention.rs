@@ -106,7 +106,7 @@ async fn is_gone(store: &Handle, run: &RunKey) {
     assert_eq!(store.outline(run).await.unwrap(), None);
     assert!(store.events_after(run, 0, 10).await.unwrap().is_empty());
     assert!(store.list_actions(run, &query(10)).await.unwrap().rows.is_empty());
-    assert!(store.matched(run, &[ActionName::root()], &[]).await.unwrap().is_empty());
+    assert!(store.matched(run, &[ActionName::root()], &[], 0).await.unwrap().is_empty());
     assert!(!names(store).await.contains(&run.name));
     assert_eq!(store.blob(&own(run)).await.unwrap(), None, "what only it had");
     assert!(store.feed_after(0, 1000).await.unwrap().iter().all(|item| item.run != *run));

@@ -184,7 +184,7 @@ impl Shared {
             let names: Vec<_> = places.keys().filter_map(|name| ActionName::new(name).ok()).collect();
             let read = match names.is_empty() {
                 true => Vec::new(),
-                false => control.store().matched(&self.run, &names, filters).await.map_err(wire)?,
+                false => control.store().matched(&self.run, &names, filters, upto).await.map_err(wire)?,
             };
             let keeps = Arc::strong_count(self) > 1;
             let mut shown = self.shown.lock();
