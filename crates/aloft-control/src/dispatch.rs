@@ -221,7 +221,8 @@ impl Control {
         let command = Command::Lease { action: action.clone(), lease };
         match self.store().submit(Submission::new(run.clone(), command)).await {
             Ok(Reply::Leased(state)) => Ok(Some((run, *state))),
-            Ok(Reply::Done | Reply::Unchanged) | Err(SubmitError::Refused(Refusal::NotReady(_))) => Ok(None),
+            Ok(Reply::Done | Reply::Created(_) | Reply::Unchanged)
+            | Err(SubmitError::Refused(Refusal::NotReady(_))) => Ok(None),
             Err(SubmitError::Refused(refusal)) => {
                 tracing::warn!(%refusal, run = %run, action = %action, "cannot lease an action");
                 Ok(None)

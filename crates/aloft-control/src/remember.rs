@@ -47,20 +47,30 @@ impl Control {
             return Ok(Some(record));
         }
         let at = Instant::now();
-        let found = self.store().run(run).await?.map(Arc::new);
-        let mut runs = self.remembered().runs.lock();
-        match &found {
-            Some(record) => {
-                if runs.len() >= MAX_RUNS {
-                    runs.retain(|_, (at, _)| at.elapsed() < BELIEVED);
-                }
-                if runs.len() < MAX_RUNS {
-                    runs.insert(run.clone(), (at, Arc::clone(record)));
-                }
+        match self.store().run(run).await? {
+            Some(record) => Ok(Some(self.remember_at(at, record))),
+            None => {
+                self.remembered().runs.lock().remove(run);
+                Ok(None)
             }
-            None => drop(runs.remove(run)),
         }
-        Ok(found)
+    }
+
+    /// Remembers a run that was made now.
+    pub(crate) fn remember_run(&self, record: RunRecord) -> Arc<RunRecord> {
+        self.remember_at(Instant::now(), record)
+    }
+
+    fn remember_at(&self, at: Instant, record: RunRecord) -> Arc<RunRecord> {
+        let record = Arc::new(record);
+        let mut runs = self.remembered().runs.lock();
+        if runs.len() >= MAX_RUNS {
+            runs.retain(|_, (at, _)| at.elapsed() < BELIEVED);
+        }
+        if runs.len() < MAX_RUNS {
+            runs.insert(record.key.clone(), (at, Arc::clone(&record)));
+        }
+        record
     }
 
     /// A stored blob. It is named by what it holds, so it is the same for ever.
@@ -69,15 +79,23 @@ impl Control {
             return Ok(Some(bytes.clone()));
         }
         let found = self.store().blob(digest).await?;
-        if let Some(bytes) = found.as_ref().filter(|b| b.len() <= MAX_BLOB) {
-            let mut blobs = self.remembered().blobs.lock();
-            if blobs.bytes + bytes.len() > MAX_BYTES {
-                *blobs = Blobs::default();
-            }
-            if blobs.by_digest.insert(digest.to_owned(), bytes.clone()).is_none() {
-                blobs.bytes += bytes.len();
-            }
+        if let Some(bytes) = &found {
+            self.remember(digest, bytes);
         }
         Ok(found)
+    }
+
+    /// Remembers a stored blob.
+    pub(crate) fn remember(&self, digest: &str, bytes: &Bytes) {
+        if bytes.len() > MAX_BLOB {
+            return;
+        }
+        let mut blobs = self.remembered().blobs.lock();
+        if blobs.bytes + bytes.len() > MAX_BYTES {
+            *blobs = Blobs::default();
+        }
+        if blobs.by_digest.insert(digest.to_owned(), bytes.clone()).is_none() {
+            blobs.bytes += bytes.len();
+        }
     }
 }

@@ -230,6 +230,8 @@ impl Command {
 pub enum Reply {
     /// It changed the run.
     Done,
+    /// It made the run; its root, so that who answers need not read it.
+    Created(Box<ActionState>),
     /// A lease was taken; the action as that left it, so that who hands it out need not read it again.
     Leased(Box<ActionState>),
     /// It had been done before, or there was nothing to do.

@@ -54,7 +54,7 @@ impl Decision {
 pub fn decide(view: &dyn View, command: &Command, now: Time) -> Result<Decision, Refusal> {
     match command {
         Command::CreateRun { seed, info, recovered, traces } => {
-            create::run(view, seed, info, recovered.as_deref(), traces)
+            create::run(view, seed, info, recovered.as_deref(), traces, now)
         }
         Command::Enqueue { action, parent, group, seed, recovered, traces } => {
             let new = create::New { action, parent, group, seed, recovered: recovered.as_deref(), traces };

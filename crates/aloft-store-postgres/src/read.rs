@@ -193,23 +193,43 @@ pub(crate) fn places(run_id: i64) -> (i64, i64) {
 }
 
 pub(crate) async fn snapshot(db: &Reader, run: &RunKey, which: &Which) -> Result<Option<Snapshot>> {
+    match which {
+        Which::One(name) => one(db, run, name).await,
+        Which::All => many(db, run, None).await,
+        Which::ChildrenOf(parent) => many(db, run, Some(parent)).await,
+    }
+}
+
+/// All actions of a run, or those below one.
+async fn many(db: &Reader, run: &RunKey, parent: Option<&ActionName>) -> Result<Option<Snapshot>> {
     let Some((run_id, seq, _)) = find_run(db, run).await? else { return Ok(None) };
-    let actions = match which {
-        Which::All => {
+    let actions = match parent {
+        None => {
             let sql = "SELECT state FROM actions WHERE id BETWEEN $1 AND $2 ORDER BY id";
             let (first, last) = places(run_id);
             db.rows(sql, &[&first, &last], |row| state(row, 0)).await?
         }
-        Which::One(name) => {
-            let sql = "SELECT state FROM actions WHERE run_id = $1 AND name = $2";
-            db.rows(sql, &[&run_id, &name.as_str()], |row| state(row, 0)).await?
-        }
-        Which::ChildrenOf(parent) => {
+        Some(parent) => {
             let sql = "SELECT state FROM actions WHERE run_id + 0 = $1 AND parent = $2 ORDER BY id";
             db.rows(sql, &[&run_id, &parent.as_str()], |row| state(row, 0)).await?
         }
     };
     Ok(Some(Snapshot { seq, actions: as_shown(db, run_id, actions).await? }))
+}
+
+/// One action, in one statement if nothing is above it.
+async fn one(db: &Reader, run: &RunKey, name: &ActionName) -> Result<Option<Snapshot>> {
+    let sql = "SELECT r.id, r.seq, a.state FROM runs r LEFT JOIN actions a ON a.run_id = r.id AND a.name = $5
+               WHERE r.org = $1 AND r.project = $2 AND r.domain = $3 AND r.name = $4";
+    let scope = &run.scope;
+    let params: [&(dyn ToSql + Sync); 5] =
+        [&clean(&scope.org), &clean(&scope.project), &clean(&scope.domain), &clean(&run.name), &name.as_str()];
+    let found = db.rows(sql, &params, |row| {
+        let exists = row.get::<_, Option<&[u8]>>(2).is_some();
+        Ok((row.get::<_, i64>(0), number(row, 1), exists.then(|| state(row, 2)).transpose()?))
+    });
+    let Some((run_id, seq, state)) = found.await?.pop() else { return Ok(None) };
+    Ok(Some(Snapshot { seq, actions: as_shown(db, run_id, state.into_iter().collect()).await? }))
 }
 
 fn logged(row: &Row, first: usize) -> Result<Logged> {

@@ -192,11 +192,13 @@ pub(crate) async fn settings_at(db: &Reader, key: &SettingsKey) -> Result<Vec<Se
         "SELECT {COLUMNS} FROM settings s WHERE s.org = $1 AND s.domain = $2 AND s.project = $3
          ORDER BY s.version DESC LIMIT 1"
     );
-    let mut found = Vec::new();
-    for level in key.levels() {
-        found.extend(db.rows(&sql, &[&level.org, &level.domain, &level.project], version_row).await?);
-    }
-    Ok(found)
+    let (db, sql) = (&db, &sql);
+    // All at once; what is found stays in the order of the levels.
+    let levels = key
+        .levels()
+        .into_iter()
+        .map(|level| async move { db.rows(sql, &[&level.org, &level.domain, &level.project], version_row).await });
+    Ok(futures::future::try_join_all(levels).await?.into_iter().flatten().collect())
 }
 
 pub(crate) async fn settings_history(

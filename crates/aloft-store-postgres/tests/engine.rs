@@ -244,7 +244,7 @@ async fn one_of_many_takes_an_action() {
         async move { store.submit(create("same")).await }
     });
     let made = futures::future::join_all(creates).await;
-    assert_eq!(made.iter().filter(|r| **r == Ok(Reply::Done)).count(), 1, "{made:?}");
+    assert_eq!(made.iter().filter(|r| matches!(r, Ok(Reply::Created(_)))).count(), 1, "{made:?}");
     assert!(made.iter().all(Result::is_ok), "{made:?}");
     let leases = (1..9).map(|token| {
         let store = stores[token as usize % 2].clone();
@@ -254,6 +254,38 @@ async fn one_of_many_takes_an_action() {
     assert_eq!(taken.iter().filter(|r| matches!(r, Ok(Reply::Leased(_)))).count(), 1, "{taken:?}");
     let held = stores[0].held_by(&WorkerId("w".into())).await.unwrap();
     assert_eq!(held.len(), 1);
+}
+
+/// What watchers are told from memory has no gap where another control plane has committed, and nothing that is out of date.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_watchers_follows_what_others_commit() {
+    let server = shared();
+    let url = server.empty().await;
+    let stores = [open(&url).await, open(&url).await];
+    with_queue(&stores[0]).await;
+    stores[0].submit(create("r")).await.unwrap();
+    let _watched = [stores[0].changes(&key("r")), stores[1].changes(&key("r"))];
+    let mut seq = 1;
+    for round in 0..40_u64 {
+        let name = format!("x{}", round / 2);
+        // Created by one, leased by one: by the same, by the other, by both in turn.
+        let (by, submission) = match round % 2 {
+            0 => (round / 4 % 2, child("r", &name)),
+            _ => (round / 8 % 2, lease("r", &name, round)),
+        };
+        stores[by as usize].submit(submission).await.unwrap();
+        seq += 1;
+        for store in &stores {
+            let events = store.events_after(&key("r"), seq - 1, 10).await.unwrap();
+            assert_eq!(events.iter().map(|e| e.seq).collect::<Vec<_>>(), [seq]);
+            let all = store.events_after(&key("r"), 0, 1000).await.unwrap();
+            assert_eq!(all.iter().map(|e| e.seq).collect::<Vec<_>>(), (1..=seq).collect::<Vec<_>>());
+            let names = [ActionName::new(&name).unwrap()];
+            let matched = store.matched(&key("r"), &names, &[], seq).await.unwrap();
+            let leased = matched.first().map(|(state, _)| state.live_lease().is_some());
+            assert_eq!(leased, Some(round % 2 == 1), "round {round}");
+        }
+    }
 }
 
 /// A watcher at one control plane wakes when another commits.

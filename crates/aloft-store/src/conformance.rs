@@ -17,9 +17,9 @@ use aloft_core::{
 use bytes::Bytes;
 
 use crate::{
-    Blob, Census, Committed, DeployedTask, Domain, DomainUse, ListQuery, ListScope, MAX_DELETED_QUEUES, Observer,
-    OfferPlace, Project, ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission, SubmitError,
-    TaskId, Which,
+    Blob, Census, Committed, DeployedTask, Domain, DomainUse, ListQuery, ListScope, Logged, MAX_DELETED_QUEUES,
+    Observer, OfferPlace, Project, ProjectLimits, Queue, QueueLoad, SettingsKey, SettingsVersion, Store, Submission,
+    SubmitError, TaskId, Which,
 };
 
 use self::workers::workers_are_known_by_their_session;
@@ -42,6 +42,7 @@ where
     commands_in_order_build_on_each_other(make().await).await;
     what_runs_elsewhere_waits_for_nothing_here(make().await).await;
     watchers_miss_nothing(make().await).await;
+    watchers_see_what_is_recorded(make().await).await;
     commits_are_told_and_what_lives_is_counted(make().await).await;
     leases_and_limits_are_indexed(make().await).await;
     what_is_in_flight_is_counted(make().await).await;
@@ -165,12 +166,15 @@ async fn logs_are_gapless_and_replayable(store: Handle) {
 
 async fn creation_is_idempotent(store: Handle) {
     let run = key("r1");
-    assert_eq!(ok(&store, create(&run, "d")).await, Reply::Done);
+    let Reply::Created(root) = ok(&store, create(&run, "d")).await else { panic!("it is new") };
+    let snapshot = store.snapshot(&run, Which::All).await.unwrap().expect("the run exists");
+    assert_eq!(snapshot.actions, [*root], "the answer is what is recorded");
+    assert_eq!(store.run(&run).await.unwrap().expect("the run exists").created_at, snapshot.actions[0].created_at);
     assert_eq!(ok(&store, create(&run, "d")).await, Reply::Unchanged);
     let other = store.submit(create(&run, "e")).await;
     assert!(matches!(other, Err(SubmitError::Refused(Refusal::DifferentWork { .. }))), "{other:?}");
     let elsewhere = RunKey::new(Scope::new("local", "q", "development").unwrap(), "r1").unwrap();
-    assert_eq!(ok(&store, create(&elsewhere, "e")).await, Reply::Done, "the scope is part of the key");
+    assert!(matches!(ok(&store, create(&elsewhere, "e")).await, Reply::Created(_)), "the scope is part of the key");
     assert_eq!(store.events_after(&run, 0, 100).await.unwrap().len(), 1);
 }
 
@@ -229,7 +233,8 @@ async fn commands_in_order_build_on_each_other(store: Handle) {
     chain.push(enqueue(&run, "x200", "x199"));
     let results = store.submit_in_order(chain).await;
     assert_eq!(results.len(), 203, "one answer for each");
-    assert!(results[..201].iter().all(|r| *r == Ok(Reply::Done)), "each finds what those before it made");
+    assert!(matches!(results[0], Ok(Reply::Created(_))));
+    assert!(results[1..201].iter().all(|r| *r == Ok(Reply::Done)), "each finds what those before it made");
     assert_eq!(results[201], Err(SubmitError::Refused(Refusal::NoSuchParent(action("nobody")))));
     assert_eq!(results[202], Ok(Reply::Unchanged), "a refusal does not stop the others");
     assert_eq!(store.submit_in_order(Vec::new()).await, []);
@@ -293,6 +298,47 @@ async fn watchers_miss_nothing(store: Handle) {
         }
     }
     writer.await.expect("no panic");
+}
+
+/// What a watcher reads between snapshots is what a snapshot shows, whoever keeps what of it.
+async fn watchers_see_what_is_recorded(store: Handle) {
+    let run = key("r1");
+    ok(&store, create(&run, "d")).await;
+    let _watched = store.changes(&run);
+    ok(&store, enqueue(&run, "x1", "a0")).await;
+    ok(&store, enqueue(&run, "x2", "x1")).await;
+    ok(&store, lease(&run, "x1", "w", 1)).await;
+    ok(&store, lease(&run, "x2", "w", 2)).await;
+    same_as_recorded(&store, &run).await;
+    // Its child is shown as ended with it, though its own record does not say so yet.
+    ok(&store, report(&run, "x1", 1, done())).await;
+    same_as_recorded(&store, &run).await;
+    ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
+    same_as_recorded(&store, &run).await;
+    ok(&store, enqueue(&run, "x3", "a0")).await;
+    same_as_recorded(&store, &run).await;
+}
+
+async fn same_as_recorded(store: &Handle, run: &RunKey) {
+    let snapshot = store.snapshot(run, Which::All).await.unwrap().expect("the run exists");
+    let names: Vec<_> = snapshot.actions.iter().map(|state| state.name.clone()).collect();
+    for some in (0..names.len()).map(|first| &names[first..]) {
+        let matched = store.matched(run, some, &[], snapshot.seq).await.unwrap();
+        let mut matched: Vec<_> = matched.into_iter().map(|(state, _)| state).collect();
+        matched.sort_by_key(|state| names.iter().position(|name| *name == state.name));
+        assert_eq!(matched, snapshot.actions[names.len() - some.len()..]);
+    }
+    for after in 0..=snapshot.seq {
+        let mut read = Vec::new();
+        while let Some(last) =
+            store.events_after(run, read.last().map_or(after, |e: &Logged| e.seq), 2).await.unwrap().pop()
+        {
+            read.push(last);
+        }
+        assert_eq!(read.last().map_or(after, |event| event.seq), snapshot.seq);
+    }
+    let events = store.events_after(run, 0, 100).await.unwrap();
+    assert_eq!(events.iter().map(|e| e.seq).collect::<Vec<_>>(), (1..=snapshot.seq).collect::<Vec<_>>());
 }
 
 /// Keeps what it is told.

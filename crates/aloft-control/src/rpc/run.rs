@@ -81,16 +81,22 @@ pub(super) async fn create_run(
         run: run.clone(),
         command: Command::CreateRun {
             seed: Box::new(seed),
-            info: Box::new(info),
+            info: Box::new(info.clone()),
             recovered: taken.recovered,
             traces: taken.traces,
         },
-        blobs: [task_blob, run_blob].into_iter().chain(settings).collect(),
+        blobs: [task_blob, run_blob.clone()].into_iter().chain(settings).collect(),
     };
-    if submit(control, submission).await? == Reply::Done {
-        control.accepted(&run, task.as_deref(), began);
-    }
-    let (record, root) = find_run(control, &run).await?;
+    let (record, root) = match submit(control, submission).await? {
+        Reply::Created(root) => {
+            control.accepted(&run, task.as_deref(), began);
+            let record = RunRecord { key: run, created_at: root.created_at, info };
+            // Whoever hands it out next asks for both.
+            control.remember(&run_blob.digest, &run_blob.bytes);
+            (control.remember_run(record), *root)
+        }
+        Reply::Done | Reply::Leased(_) | Reply::Unchanged => find_run(control, &run).await?,
+    };
     Ok(CreateRunResponse { run: to_run(&record, &root).into(), ..Default::default() })
 }
 
@@ -342,9 +348,8 @@ fn no_run(control: &Control, run: &RunKey) -> connectrpc::ConnectError {
 
 /// A run and its root action.
 pub(super) async fn find_run(control: &Control, run: &RunKey) -> Answer<(Arc<RunRecord>, ActionState)> {
-    let record = find_record(control, run).await?;
-    let root = find_action(control, run, &ActionName::root()).await?;
-    Ok((record, root))
+    let root = ActionName::root();
+    tokio::try_join!(find_record(control, run), find_action(control, run, &root))
 }
 
 pub(super) async fn find_record(control: &Control, run: &RunKey) -> Answer<Arc<RunRecord>> {

@@ -3,6 +3,7 @@
 use super::{Decision, View, check_open, find_parent};
 use crate::{
     ActionName, ActionState, DEFAULT_QUEUE, Event, QueueRoom, Recovered, RecoveredTrace, Refusal, Reply, RunInfo, Seed,
+    Time, apply,
 };
 
 /// What tells two pieces of work apart: kind, task, input (design rule 4), never bytes that differ in a replay.
@@ -25,6 +26,7 @@ pub(super) fn run(
     info: &RunInfo,
     recovered: Option<&Recovered>,
     traces: &[RecoveredTrace],
+    now: Time,
 ) -> Result<Decision, Refusal> {
     let root = ActionName::root();
     if let Some(existing) = view.action(&root) {
@@ -37,7 +39,7 @@ pub(super) fn run(
         };
     }
     check_room(view, seed, recovered, None)?;
-    let mut events = vec![Event::Created {
+    let created = Event::Created {
         action: root.clone(),
         ancestors: Vec::new(),
         group: String::new(),
@@ -45,9 +47,11 @@ pub(super) fn run(
         run: Some(Box::new(info.clone())),
         recovered: recovered.cloned().map(Box::new),
         tracked: None,
-    }];
+    };
+    let reply = apply(None, &created, now).map_or(Reply::Done, |state| Reply::Created(Box::new(state)));
+    let mut events = vec![created];
     events.extend(recovered_traces(view, &[root], traces));
-    Ok(Decision { events, reply: Reply::Done })
+    Ok(Decision { events, reply })
 }
 
 /// What an enqueue asks for.

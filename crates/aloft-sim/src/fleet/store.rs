@@ -277,7 +277,8 @@ impl Store for Reach {
         let done = at_once(self.inner().submit(submission));
         self.catch_up();
         self.detail(|| match &done {
-            // Not the state that it holds: its token is another in each play.
+            // Not the states that they hold: tokens are others in each play.
+            Ok(Reply::Created(_)) => format!("{}: Created", asked.unwrap_or_default()),
             Ok(Reply::Leased(_)) => format!("{}: Leased", asked.unwrap_or_default()),
             Ok(reply) => format!("{}: {reply:?}", asked.unwrap_or_default()),
             Err(error) => format!("{}: {error}", asked.unwrap_or_default()),
