@@ -44,7 +44,7 @@ SELECT (f).* FROM (
 INSERT INTO run_index
 SELECT (f).* FROM (
     SELECT jsonb_populate_record(i, jsonb_build_object('id', r.id, 'name', r.name, 'created_at', r.created_at)) f
-    FROM runs r CROSS JOIN (SELECT * FROM run_index WHERE name = 'first') i WHERE r.name LIKE 'first-%') x;
+    FROM runs r CROSS JOIN run_index i WHERE i.name = 'first' AND r.name LIKE 'first-%') x;
 INSERT INTO run_changes SELECT id, id FROM runs WHERE name LIKE 'first-%';
 ANALYZE;
 ";
