@@ -7,8 +7,8 @@ need() { command -v "$1" >/dev/null 2>&1; }
 
 need cargo || { echo "Rust is missing: install rustup, then run this again" >&2; exit 1; }
 need python3 || { echo "python3 (3.10 or newer) is missing: install it, then run this again" >&2; exit 1; }
-if ! need tar || ! need cc; then
-    apt-get update -qq && apt-get install -y -qq tar gcc >/dev/null
+if ! need tar || ! need cc || ! need make; then
+    apt-get update -qq && apt-get install -y -qq tar gcc make >/dev/null
 fi
 # The engine on Postgres is tested on a real one (tools/postgres.sh).
 if [ "${1:-}" = test ] && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then

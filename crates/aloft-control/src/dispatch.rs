@@ -22,6 +22,9 @@ pub(crate) const GROUPS: usize = 512;
 /// Events of the feed read at a time while looking for revocations.
 const FEED_BATCH: usize = 1000;
 
+/// Attempts that a worker is told at a time that it holds: some 5 MB of states.
+const HELD_PART: usize = 2048;
+
 /// How old a plan may be when it is carried out. Less than what a store takes a turn away after.
 const MOMENT: Duration = Duration::from_secs(5);
 
@@ -70,10 +73,14 @@ impl Control {
         }
     }
 
-    /// Every attempt that `worker` holds.
-    pub(crate) async fn held(&self, worker: &WorkerId) -> Result<Vec<LeasedAttempt>, ReportError> {
-        let held = self.store().held_by(worker).await.map_err(unavailable)?;
-        self.describe(held).await
+    /// Some of the attempts that `worker` holds, after the place `after`, and where to go on unless these were the last.
+    pub(crate) async fn held_part(
+        &self,
+        worker: &WorkerId,
+        after: Option<i64>,
+    ) -> Result<(Vec<LeasedAttempt>, Option<i64>), ReportError> {
+        let (held, next) = self.store().held_part(worker, after, HELD_PART).await.map_err(unavailable)?;
+        Ok((self.describe(held).await?, next))
     }
 
     /// What the holder of a lease saw.

@@ -7,9 +7,10 @@ use std::{
 };
 
 use aloft_core::{Progress, Time, WorkerId};
-use aloft_plane::{ControlPlane, LeaseRef, LeasedAttempt, ReportError};
+use aloft_plane::{ControlPlane, HeldParts, LeaseRef, LeasedAttempt, ReportError};
 use aloft_store::{AboutWorker, MAX_WORKERS, StoreError, WorkerRecord};
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream::try_unfold};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
@@ -181,6 +182,51 @@ impl Seat {
     }
 }
 
+/// Where a reclaim is.
+enum Reclaiming<'s> {
+    /// Its session is to be opened.
+    Opens,
+    /// What is held is being named, so far up to the place `after`.
+    Names { session: u64, newest: u64, after: Option<i64>, told: tokio::sync::MutexGuard<'s, Option<u64>> },
+    /// All is named.
+    Done,
+}
+
+impl Seat {
+    /// The next part of a reclaim.
+    async fn reclaim_on<'s>(
+        &'s self,
+        step: Reclaiming<'s>,
+    ) -> Result<Option<(Vec<LeasedAttempt>, Reclaiming<'s>)>, ReportError> {
+        match step {
+            Reclaiming::Opens => {
+                // Nothing is handed out to the session before, nor is it told anything, once this one begins.
+                self.session.send_replace(None);
+                let told = self.told.lock().await;
+                // Taken before the record is read: what ends from here on is told by `revoked`, what has ended is not listed.
+                let newest = *self.control.store().feed().borrow();
+                let session = self.open().await?;
+                Ok(Some((Vec::new(), Reclaiming::Names { session, newest, after: None, told })))
+            }
+            Reclaiming::Names { session, newest, after, mut told } => {
+                // What is named is read at several moments. What comes to be held in between is of the session before, and
+                // is put back by who granted it.
+                let (held, next) = self.control.held_part(&self.guest.id, after).await?;
+                self.control.heard(&self.guest.id, session);
+                if next.is_some() {
+                    return Ok(Some((held, Reclaiming::Names { session, newest, after: next, told })));
+                }
+                *told = Some(newest);
+                self.known.store(true, Ordering::Relaxed);
+                *self.written.lock() = Some(Instant::now());
+                self.session.send_replace(Some(session));
+                Ok(Some((held, Reclaiming::Done)))
+            }
+            Reclaiming::Done => Ok(None),
+        }
+    }
+}
+
 /// What a lease says when there is no session.
 fn over() -> ReportError {
     ReportError::Unavailable("the session of this worker is over; it asks anew what it holds".to_owned())
@@ -206,20 +252,8 @@ impl ControlPlane for Seat {
         }
     }
 
-    async fn reclaim(&self) -> Result<Vec<LeasedAttempt>, ReportError> {
-        // Nothing is handed out to the session before, nor is it told anything, once this one begins.
-        self.session.send_replace(None);
-        let mut told = self.told.lock().await;
-        // Taken before the record is read: what ends from here on is told by `revoked`, what has ended is not listed.
-        let newest = *self.control.store().feed().borrow();
-        let session = self.open().await?;
-        let held = self.control.held(&self.guest.id).await?;
-        *told = Some(newest);
-        self.known.store(true, Ordering::Relaxed);
-        *self.written.lock() = Some(Instant::now());
-        self.control.heard(&self.guest.id, session);
-        self.session.send_replace(Some(session));
-        Ok(held)
+    fn reclaim_in_parts(&self) -> HeldParts<'_> {
+        try_unfold(Reclaiming::Opens, |step| self.reclaim_on(step)).boxed()
     }
 
     async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {

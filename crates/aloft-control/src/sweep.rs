@@ -87,28 +87,28 @@ impl Control {
     /// Requeues everything that a worker held whose session is over by `record`; how many attempts that were. Stops if the
     /// worker has begun anew: what it holds since then is its own.
     pub(crate) async fn release(&self, record: &WorkerRecord) -> Result<usize, StoreError> {
-        let mut count = 0;
+        let lease = self.settings().lease;
+        let why = format!("Worker {}, which ran this attempt, was not heard of for {lease:?}.", record.id.0);
+        let (mut count, mut changed, mut after) = (0, 0, None);
         loop {
-            let held = self.store().held_by(&record.id).await?;
+            let (held, next) = self.store().held_part(&record.id, after, BATCH).await?;
             // Read after what is held: while the record says so, nothing of it is of a later session.
             let now = self.store().worker(&record.id).await?;
             let still = now.is_some_and(|r| r.expired && r.session == record.session);
-            if held.is_empty() || !still {
+            if !still {
                 return Ok(count);
             }
-            let why = format!(
-                "Worker {}, which ran this attempt, was not heard of for {:?}.",
-                record.id.0,
-                self.settings().lease
-            );
-            let mut changed = 0;
             for batch in held.chunks(BATCH) {
                 changed += self.requeue(batch, &why).await?;
             }
-            count += changed;
-            // What is left lies below what has ended, and is ended by the settling of that.
-            if changed == 0 {
-                return Ok(count);
+            after = next;
+            if after.is_none() {
+                count += changed;
+                // What is left lies below what has ended, and is ended by the settling of that.
+                if changed == 0 {
+                    return Ok(count);
+                }
+                changed = 0;
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Names and identifiers. A value of these types is always valid.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU8};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Longest organisation, project or domain name, in bytes (contract, section 1.6).
 const MAX_SCOPE: usize = 63;
@@ -109,10 +109,14 @@ impl fmt::Display for RunKey {
     }
 }
 
-/// The name of an action, unique in its run.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ActionName(String);
+/// The name of an action, unique in its run. It lies in place and takes nothing from the heap: whoever holds a hundred
+/// thousand actions holds several names of each.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ActionName {
+    /// Zeros after its end: less than every character that is allowed, so that names are ordered as their texts are.
+    bytes: [u8; MAX_NAME],
+    length: NonZeroU8,
+}
 
 impl ActionName {
     /// A checked action name.
@@ -120,29 +124,78 @@ impl ActionName {
     /// # Errors
     /// [`BadName`] as for run names.
     pub fn new(name: &str) -> Result<Self, BadName> {
-        check("action name", name, MAX_NAME)?;
-        Ok(Self(name.to_owned()))
+        const FIELD: &str = "action name";
+        check(FIELD, name, MAX_NAME)?;
+        Self::of(name).ok_or_else(|| bad(FIELD, name, "is not a name"))
+    }
+
+    /// `None` if there is no room for it, or nothing.
+    const fn of(name: &str) -> Option<Self> {
+        let (text, mut bytes) = (name.as_bytes(), [0; MAX_NAME]);
+        if text.len() > MAX_NAME {
+            return None;
+        }
+        let mut at = 0;
+        while at < text.len() {
+            bytes[at] = text[at];
+            at += 1;
+        }
+        match NonZeroU8::new(at as u8) {
+            Some(length) => Some(Self { bytes, length }),
+            None => None,
+        }
     }
 
     /// The action every run starts with.
     pub fn root() -> Self {
-        Self(crate::ROOT_ACTION.to_owned())
+        const { Self::of(crate::ROOT_ACTION).expect("it is a name") }
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // What it was made of was text.
+        self.bytes.get(..usize::from(self.length.get())).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
     }
 
     /// Whether this is the run's first action.
     pub fn is_root(&self) -> bool {
-        self.0 == crate::ROOT_ACTION
+        self.as_str() == crate::ROOT_ACTION
+    }
+}
+
+impl fmt::Debug for ActionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ActionName").field(&self.as_str()).finish()
     }
 }
 
 impl fmt::Display for ActionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for ActionName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ActionName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = ActionName;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an action")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<ActionName, E> {
+                ActionName::new(name).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -169,5 +222,25 @@ mod tests {
             assert!(ActionName::new(no).is_err(), "{no:?}");
         }
         assert_eq!(Scope::new("o", "p/..", "d").unwrap_err().field, "project");
+    }
+
+    #[test]
+    fn names_of_actions_are_their_texts() {
+        let name = |text: &str| ActionName::new(text).unwrap();
+        let texts = ["-", "0", "A", "a", "a-", "a.", "a0", "a00", "b", &"x".repeat(30)];
+        for text in texts {
+            assert_eq!(name(text).as_str(), text);
+            assert_eq!(name(text).to_string(), text);
+            let json = serde_json::to_string(&name(text)).unwrap();
+            assert_eq!(json, format!("\"{text}\""));
+            assert_eq!(serde_json::from_str::<ActionName>(&json).unwrap(), name(text));
+        }
+        assert!(texts.is_sorted() && texts.map(name).is_sorted());
+        assert!(name("a0").is_root() && name("a0") == ActionName::root() && !name("a").is_root());
+        assert_eq!(format!("{:?}", name("a0")), "ActionName(\"a0\")");
+        for no in ["\"\"", "\"a/b\"", &format!("\"{}\"", "x".repeat(31)), "7"] {
+            assert!(serde_json::from_str::<ActionName>(no).is_err(), "{no}");
+        }
+        assert_eq!(size_of::<Option<ActionName>>(), 31);
     }
 }

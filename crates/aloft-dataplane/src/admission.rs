@@ -8,7 +8,10 @@
 //! **Invariant:** if every attempt ends once the attempts it waits for have ended, all of them end (asserted below over
 //! random trees).
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use aloft_core::{ActionName, RunKey};
 
@@ -20,7 +23,7 @@ use crate::needs::Machine;
 const MAX_PASSED: u32 = 64;
 
 /// An action, as far as admission tells them apart.
-pub type ActionKey = (RunKey, ActionName);
+pub type ActionKey = (Arc<RunKey>, ActionName);
 
 /// An attempt that is here.
 #[derive(Clone, Debug)]
@@ -161,7 +164,7 @@ mod tests {
 
     fn key(name: &str) -> ActionKey {
         let run = RunKey::new(Scope::new("o", "p", "d").unwrap(), "r").unwrap();
-        (run, ActionName::new(name).unwrap())
+        (Arc::new(run), ActionName::new(name).unwrap())
     }
 
     fn item(name: &str, parent: Option<&str>, depth: u32, seq: u64, state: State) -> Item {

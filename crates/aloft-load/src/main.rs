@@ -18,6 +18,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{report::Report, scenarios::Setting};
 
+/// That of the real server (`crates/aloft/src/memory.rs`), which `serve` stands for.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(about = "Load on a real control plane, and the figures of it")]
 struct Cli {
@@ -69,6 +73,7 @@ struct Measure {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    tikv_jemalloc_ctl::background_thread::write(true)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match cli.command {

@@ -26,7 +26,7 @@ use aloft_flyteidl2::flyteidl2::{
 };
 pub use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{TryStreamExt as _, stream::BoxStream};
 
 /// The type of tasks that sleep as long as their input says.
 pub const SLEEP_TASK: &str = "core-sleep";
@@ -128,6 +128,9 @@ pub enum ReportError {
 /// The code of the error of an attempt whose worker was given up.
 pub const WORKER_LOST: &str = "WorkerLost";
 
+/// What a worker holds, a part at a time. After an error it is not known, and no session has begun.
+pub type HeldParts<'a> = BoxStream<'a, Result<Vec<LeasedAttempt>, ReportError>>;
+
 /// What one worker of a data plane asks of the control plane: its line to it.
 ///
 /// The worker holds what it was handed under a session, which [`ControlPlane::reclaim`] begins. A session ends when the
@@ -138,10 +141,16 @@ pub trait ControlPlane: Send + Sync {
     /// After an error nothing can be leased before the next `reclaim`.
     async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError>;
 
-    /// Begins a session, and names every attempt that this worker holds by the control plane's record. Asked after a start
-    /// and after every error of `lease`: what the worker does not know any more it must report as lost, what it runs
-    /// beyond that it must stop, before any of it can be handed out again.
-    async fn reclaim(&self) -> Result<Vec<LeasedAttempt>, ReportError>;
+    /// Begins a session, and names every attempt that this worker holds by the control plane's record: in parts of bounded
+    /// size, the first of which may be empty and says that the session begins. Asked after a start and after every error of
+    /// `lease`, and heard to its end: what the worker does not know any more it must report as lost, what it runs beyond what
+    /// was named it must stop, before any of it can be handed out again.
+    fn reclaim_in_parts(&self) -> HeldParts<'_>;
+
+    /// As [`ControlPlane::reclaim_in_parts`], all at once: for who holds little.
+    async fn reclaim(&self) -> Result<Vec<LeasedAttempt>, ReportError> {
+        self.reclaim_in_parts().try_concat().await
+    }
 
     /// What the worker saw of an attempt. Durable when it returns.
     async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError>;

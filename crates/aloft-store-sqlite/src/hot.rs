@@ -18,8 +18,8 @@ use rusqlite::Transaction;
 
 use crate::{cache, children, lanes, save};
 
-/// Most actions that are kept from one batch to the next: some 25 MB. What is under way between two batches is less.
-const MAX_KEPT: usize = 16_384;
+/// Most actions that are kept from one batch to the next: some 15 MB. What is under way between two batches is less.
+const MAX_KEPT: usize = 8192;
 
 /// Most digests of stored blobs that are remembered.
 const MAX_BLOBS: usize = 4096;

@@ -480,6 +480,16 @@ impl Store for SqliteStore {
         self.read(move |db| read::held_by(db, &worker)).await
     }
 
+    async fn held_part(
+        &self,
+        worker: &WorkerId,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<(Vec<(RunKey, ActionState)>, Option<i64>), StoreError> {
+        let worker = worker.clone();
+        self.read(move |db| read::held_part(db, &worker, after, limit)).await
+    }
+
     async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
         let worker = worker.clone();
         self.read(move |db| workers::held_count(db, &worker)).await

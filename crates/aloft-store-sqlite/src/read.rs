@@ -218,6 +218,25 @@ pub(crate) fn held_by(db: &Connection, worker: &WorkerId) -> Result<Vec<(RunKey,
     rows(db, sql, &[&worker.0], with_state)
 }
 
+/// Up to `limit` actions that `worker` holds after row `after`, and the last row if there may be more.
+pub(crate) fn held_part(
+    db: &Connection,
+    worker: &WorkerId,
+    after: Option<i64>,
+    limit: usize,
+) -> Result<(Vec<Held>, Option<i64>)> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state, a.id FROM actions a JOIN runs r ON r.id = a.run_id
+               WHERE a.worker = ?1 AND a.id > ?2 ORDER BY a.id LIMIT ?3";
+    let mut last = None;
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let held = rows(db, sql, &[&worker.0, &after.unwrap_or(i64::MIN), &most], |row| {
+        last = Some(get(row, 5)?);
+        with_state(row)
+    })?;
+    let next = last.filter(|_| held.len() == limit);
+    Ok((held, next))
+}
+
 pub(crate) fn unsettled(db: &Connection, limit: usize) -> Result<Vec<(RunKey, ActionName)>> {
     let sql = "SELECT r.org, r.project, r.domain, r.name, a.name
                FROM actions p INDEXED BY actions_unsettled

@@ -429,7 +429,24 @@ async fn leases_and_limits_are_indexed(store: Handle) {
     let ended = Progress::Ended(AttemptOutcome::Failed(failed, OutputRefs::default()));
     ok(&store, report(&run, "x1", 5, ended)).await;
     assert!(store.due(far, 10).await.unwrap().0.is_empty());
-    assert!(store.held_by(&WorkerId("w".into())).await.unwrap().is_empty());
+    let worker = WorkerId("w".into());
+    assert!(store.held_by(&worker).await.unwrap().is_empty());
+    assert_eq!(store.held_part(&worker, None, 2).await.unwrap(), (Vec::new(), None));
+    for (name, token) in [("x2", 6), ("x3", 7), ("x4", 8)] {
+        ok(&store, enqueue_seed(&run, name, "a0", seed("d", TaskPolicy::default()))).await;
+        ok(&store, lease(&run, name, "w", token)).await;
+    }
+    let (mut held, mut after) = (Vec::new(), None);
+    loop {
+        let (part, next) = store.held_part(&worker, after, 2).await.unwrap();
+        held.extend(part);
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(held.len(), 3);
+    assert_eq!(held, store.held_by(&worker).await.unwrap(), "all of it, in the order of its creation");
 }
 
 /// Everything that may be handed out at `now`, read in parts of one group.

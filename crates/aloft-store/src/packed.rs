@@ -6,6 +6,7 @@
 
 use std::{borrow::Cow, cell::RefCell, sync::LazyLock};
 
+use parking_lot::Mutex;
 use zstd::{
     bulk::{Compressor, Decompressor},
     dict::{DecoderDictionary, EncoderDictionary},
@@ -31,8 +32,11 @@ static TO_READ: LazyLock<DecoderDictionary<'static>> = LazyLock::new(|| DecoderD
 
 thread_local! {
     static WRITES: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    static READS: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
+
+/// What reads, while nobody uses it: as many as ever read at once. Not one for each thread, since there may be hundreds that
+/// have read once, and each would keep some 150 KB.
+static READS: Mutex<Vec<Decompressor<'static>>> = Mutex::new(Vec::new());
 
 /// A record of JSON as it is stored.
 pub fn pack(json: Vec<u8>) -> Vec<u8> {
@@ -70,13 +74,14 @@ pub fn unpack(stored: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if length > LARGEST {
         return Err(format!("it says that it has {length} bytes"));
     }
-    READS.with_borrow_mut(|reads| {
-        let reads = match reads {
-            Some(reads) => reads,
-            None => reads.insert(Decompressor::with_prepared_dictionary(&TO_READ).map_err(|e| e.to_string())?),
-        };
-        reads.decompress(packed, length).map(Cow::Owned).map_err(|e| e.to_string())
-    })
+    let idle = READS.lock().pop();
+    let mut reads = match idle {
+        Some(reads) => reads,
+        None => Decompressor::with_prepared_dictionary(&TO_READ).map_err(|e| e.to_string())?,
+    };
+    let json = reads.decompress(packed, length).map(Cow::Owned).map_err(|e| e.to_string());
+    READS.lock().push(reads);
+    json
 }
 
 #[cfg(test)]

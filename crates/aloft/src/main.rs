@@ -11,6 +11,7 @@ mod exit;
 mod gather;
 mod http;
 mod listen;
+mod memory;
 mod metrics;
 mod node;
 mod operator;

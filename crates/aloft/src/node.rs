@@ -19,7 +19,7 @@ use crate::{
     exit::{Exit, Kind},
     gather,
     http::{self, Names, Served},
-    listen,
+    listen, memory,
     metrics::Metrics,
     ready::Readiness,
     serve,
@@ -67,6 +67,7 @@ pub(crate) fn run(
 /// Runs a role to its end.
 pub(crate) fn block_on(role: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
     raise_file_limit();
+    memory::give_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

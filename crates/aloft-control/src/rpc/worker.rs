@@ -10,7 +10,7 @@ use aloft_plane::{
 use aloft_proto::v1::{self, work_request::Kind as Asked, work_response::Kind as Said};
 use connectrpc::{ConnectError, ErrorCode, RequestContext, ServiceStream};
 use futures::{
-    FutureExt as _, StreamExt as _,
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
     future::{BoxFuture, join_all},
     stream::unfold,
 };
@@ -138,18 +138,8 @@ impl Session {
 
     async fn serve(&mut self, mut requests: ServiceStream<v1::WorkRequest>, protocol: u32) -> Over {
         let lease = self.control.settings().lease;
-        let held = match self.seat.reclaim().await {
-            Ok(held) => held,
-            Err(error) => return Over::Told(refused(error)),
-        };
-        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        let welcome = Said::Welcome(Box::new(v1::Welcome { protocol, lease_ms, ..Default::default() }));
-        if !self.say(welcome).await || !self.hand(&held, |m| Said::Held(Box::new(m))).await {
-            return Over::Gone;
-        }
-        drop(held);
-        if !self.say(Said::HeldEnd(Box::default())).await {
-            return Over::Gone;
+        if let Err(over) = self.welcome(protocol).await {
+            return over;
         }
         let mut heard = Instant::now();
         // Kept from turn to turn: what is leased is handed out, whatever else happens meanwhile.
@@ -195,6 +185,22 @@ impl Session {
                 return Over::Gone;
             }
         }
+    }
+
+    /// Begins the worker's session, and says what it holds.
+    async fn welcome(&self, protocol: u32) -> Result<(), Over> {
+        let said = |goes_on| if goes_on { Ok(()) } else { Err(Over::Gone) };
+        let lease_ms = u64::try_from(self.control.settings().lease.as_millis()).unwrap_or(u64::MAX);
+        let welcome = v1::Welcome { protocol, lease_ms, ..Default::default() };
+        let mut welcome = Some(Said::Welcome(Box::new(welcome)));
+        let mut parts = self.seat.reclaim_in_parts();
+        while let Some(held) = parts.try_next().await.map_err(|error| Over::Told(refused(error)))? {
+            if let Some(welcome) = welcome.take() {
+                said(self.say(welcome).await)?;
+            }
+            said(self.hand(&held, |m| Said::Held(Box::new(m))).await)?;
+        }
+        said(self.say(Said::HeldEnd(Box::default())).await)
     }
 
     /// How many more attempts may be handed out.

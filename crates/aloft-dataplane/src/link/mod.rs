@@ -24,9 +24,10 @@ use std::{
 };
 
 use aloft_core::Progress;
-use aloft_plane::{ControlPlane, LeaseRef, LeasedAttempt, ReportError};
+use aloft_plane::{ControlPlane, HeldParts, LeaseRef, LeasedAttempt, ReportError};
 use async_trait::async_trait;
 use connectrpc::ErrorCode;
+use futures::{StreamExt as _, stream};
 use http::Uri;
 use tokio::{sync::watch, time::timeout};
 
@@ -168,8 +169,8 @@ impl ControlPlane for Link {
         }
     }
 
-    async fn reclaim(&self) -> Result<Vec<LeasedAttempt>, ReportError> {
-        self.connect().await.map_err(ReportError::from)
+    fn reclaim_in_parts(&self) -> HeldParts<'_> {
+        stream::once(async { self.connect().await.map_err(ReportError::from) }).boxed()
     }
 
     async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {

@@ -3,14 +3,17 @@
 //! No thread, no process, no file and no place in [`crate::admission`] is held for one. Its work is read and reported a
 //! batch at a time, so that what begins or ends together shares the control plane's commits. When it wakes is written into
 //! a [`Journal`], from which a worker after this one goes on sleeping.
+//!
+//! A hundred thousand may sleep here for hours, so what is kept of one is a few hundred bytes: what it has in common with
+//! others is theirs too ([`Shared`]), and what can be told from the rest is not kept.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use aloft_core::{ActionName, AttemptOutcome, ErrorKind, OutputRefs, Progress, TaskError};
+use aloft_core::{ActionName, AttemptOutcome, ErrorKind, LeaseToken, OutputRefs, Progress, RunKey, TaskError};
 use aloft_flyteidl2::flyteidl2::task::{Inputs, TaskSpec};
 use aloft_plane::{AttemptId, LeaseRef, LeasedAttempt, PlaneError};
 use buffa::Message;
@@ -26,6 +29,7 @@ use super::{
     Parts,
     journal::{Entry, Journal},
     report,
+    shared::Shared,
 };
 use crate::{
     admission::ActionKey,
@@ -65,9 +69,12 @@ pub(super) struct Host {
     tasks: TaskTracker,
     /// One per action: an attempt takes the place of the one before.
     here: HashMap<ActionKey, Held>,
-    /// Those that sleep, by when they wake; the number tells apart what wakes at the same time.
-    wakes: BTreeMap<(Instant, u64), ActionKey>,
-    next: u64,
+    /// Those that sleep, by when they wake.
+    wakes: BTreeSet<(Instant, ActionKey)>,
+    runs: Shared<RunKey>,
+    bases: Shared<str>,
+    /// Number of the last time that it was asked what is held.
+    asked: u32,
     /// How many attempts are here below each action.
     below: HashMap<ActionKey, usize>,
     journal: Journal,
@@ -82,20 +89,71 @@ struct Hands {
     room: Arc<Semaphore>,
 }
 
+/// What is kept of an attempt, beside its action.
 struct Held {
-    lease: LeaseRef,
-    parent: Option<ActionKey>,
-    output_prefix: String,
+    attempt: u32,
+    token: LeaseToken,
+    /// The action that started it.
+    parent: Option<ActionName>,
+    output: Output,
     state: State,
+    /// When it was last named as held.
+    named: u32,
 }
 
+impl Held {
+    fn lease(&self, (run, action): &ActionKey) -> LeaseRef {
+        let id = AttemptId { run: RunKey::clone(run), action: action.clone(), attempt: self.attempt };
+        LeaseRef { id, token: self.token }
+    }
+
+    fn is(&self, lease: &LeaseRef) -> bool {
+        self.attempt == lease.id.attempt && self.token == lease.token
+    }
+}
+
+/// The prefix that an attempt's outputs go below.
+#[derive(Clone)]
+enum Output {
+    /// The usual one: `{base}/{action}/{attempt}`.
+    Below(Arc<str>),
+    /// Another.
+    At(Arc<str>),
+}
+
+impl Output {
+    fn of(prefix: &str, id: &AttemptId, bases: &mut Shared<str>) -> Self {
+        let usual = format!("/{}/{}", id.action, id.attempt);
+        match prefix.strip_suffix(&usual) {
+            Some(base) => Self::Below(bases.of(base, || Arc::from(base))),
+            None => Self::At(Arc::from(prefix)),
+        }
+    }
+
+    fn prefix(&self, id: &AttemptId) -> String {
+        match self {
+            Self::Below(base) => format!("{base}/{}/{}", id.action, id.attempt),
+            Self::At(prefix) => prefix.as_ref().to_owned(),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
 enum State {
     /// Its work is being read.
     Beginning,
     /// It wakes then.
-    Asleep((Instant, u64)),
+    Asleep(Instant),
     /// Its end is being reported.
     Ending,
+}
+
+/// An attempt that has slept as long as it should.
+struct Woken {
+    action: ActionKey,
+    attempt: u32,
+    token: LeaseToken,
+    output: Output,
 }
 
 /// An attempt that is over, and what is to be done about it.
@@ -103,6 +161,15 @@ struct Ending {
     lease: LeaseRef,
     output_prefix: String,
     outputs: Bytes,
+}
+
+impl From<Woken> for Ending {
+    fn from(Woken { action: (run, action), attempt, token, output }: Woken) -> Self {
+        let id = AttemptId { run: RunKey::clone(&run), action, attempt };
+        let output_prefix = output.prefix(&id);
+        // Who sleeps gives nothing back, which is an empty message.
+        Self { lease: LeaseRef { id, token }, output_prefix, outputs: Bytes::new() }
+    }
 }
 
 impl Host {
@@ -118,8 +185,10 @@ impl Host {
             hands: Hands { parts, events, stop, room: Arc::new(Semaphore::new(READ_AT_ONCE)) },
             tasks,
             here: HashMap::new(),
-            wakes: BTreeMap::new(),
-            next: 0,
+            wakes: BTreeSet::new(),
+            runs: Shared::new(),
+            bases: Shared::new(),
+            asked: 0,
             below: HashMap::new(),
             journal,
         }
@@ -136,13 +205,14 @@ impl Host {
     }
 
     /// Whether `id` is here.
-    pub(super) fn holds(&self, id: &AttemptId) -> bool {
-        self.here.get(&key(id)).is_some_and(|held| held.lease.id.attempt == id.attempt)
+    pub(super) fn holds(&mut self, id: &AttemptId) -> bool {
+        let action = self.key(id);
+        self.here.get(&action).is_some_and(|held| held.attempt == id.attempt)
     }
 
-    /// The attempts that are here.
-    pub(super) fn ids(&self) -> impl Iterator<Item = &AttemptId> {
-        self.here.values().map(|held| &held.lease.id)
+    /// The name of an action here.
+    fn key(&mut self, id: &AttemptId) -> ActionKey {
+        (self.runs.of(&id.run, || Arc::new(id.run.clone())), id.action.clone())
     }
 
     /// Begins new work.
@@ -162,42 +232,63 @@ impl Host {
         }
     }
 
-    /// Goes on with what a worker before this one had begun, by its own record; begins what is not in it.
+    /// Before it is told what it holds, in parts: nothing is named yet.
+    pub(super) fn ask(&mut self) {
+        self.asked = self.asked.wrapping_add(1);
+    }
+
+    /// A part of what it holds. Goes on with what a worker before this one had begun, by its own record; begins what is not
+    /// in it and not here.
     pub(super) fn resume(&mut self, attempts: Vec<(Inline, LeasedAttempt)>) {
         let mut fresh = Vec::new();
-        let (now, wall) = (Instant::now(), clock::now().as_microsecond());
+        let (now, wall, asked) = (Instant::now(), clock::now().as_microsecond(), self.asked);
         for (kind, attempt) in attempts {
-            match self.journal.recall(&attempt.lease) {
-                Some(entry) => {
+            let id = &attempt.lease.id;
+            let action = self.key(id);
+            if let Some(held) = self.here.get_mut(&action).filter(|held| held.attempt == id.attempt) {
+                held.named = asked;
+                continue;
+            }
+            match self.journal.recall(attempt.lease.token) {
+                Some(sleep) => {
                     if self.insert(&attempt) {
-                        self.keep(Asleep { lease: attempt.lease, until: now + entry.remaining(wall) });
+                        self.keep(&Asleep { lease: attempt.lease, until: now + sleep.remaining(wall) });
                     }
                 }
                 None => fresh.push((kind, attempt)),
             }
         }
+        self.arrive(fresh);
+    }
+
+    /// It was told all that it holds: stops what was not named.
+    pub(super) fn resumed(&mut self) {
+        let asked = self.asked;
+        let over: Vec<ActionKey> =
+            self.here.iter().filter(|(_, held)| held.named != asked).map(|(action, _)| action.clone()).collect();
+        over.iter().for_each(|action| self.remove(action));
         self.journal.forget();
         self.write_journal();
-        self.arrive(fresh);
     }
 
     /// Whether `attempt` is new here. It takes the place of another attempt of its action, which is over.
     fn insert(&mut self, attempt: &LeasedAttempt) -> bool {
-        let id = &attempt.lease.id;
+        let LeaseRef { id, token } = &attempt.lease;
         if self.holds(id) {
             return false;
         }
-        let action = key(id);
+        let action = self.key(id);
         self.remove(&action);
-        let parent = attempt.parent.clone().map(|name: ActionName| (id.run.clone(), name));
-        if let Some(parent) = &parent {
-            *self.below.entry(parent.clone()).or_default() += 1;
+        if let Some(parent) = &attempt.parent {
+            *self.below.entry((Arc::clone(&action.0), parent.clone())).or_default() += 1;
         }
         let held = Held {
-            lease: attempt.lease.clone(),
-            parent,
-            output_prefix: attempt.output_prefix.clone(),
+            attempt: id.attempt,
+            token: *token,
+            parent: attempt.parent.clone(),
+            output: Output::of(&attempt.output_prefix, id, &mut self.bases),
             state: State::Beginning,
+            named: self.asked,
         };
         self.here.insert(action, held);
         true
@@ -206,16 +297,18 @@ impl Host {
     /// Stops an attempt: nothing of it is left when this returns.
     pub(super) fn revoke(&mut self, id: &AttemptId) {
         if self.holds(id) {
-            self.remove(&key(id));
+            let action = self.key(id);
+            self.remove(&action);
         }
     }
 
     fn remove(&mut self, action: &ActionKey) {
         let Some(held) = self.here.remove(action) else { return };
-        if let State::Asleep(wake) = held.state {
-            self.wakes.remove(&wake);
+        if let State::Asleep(until) = held.state {
+            self.wakes.remove(&(until, action.clone()));
         }
-        if let Some(parent) = held.parent
+        let parent = held.parent.map(|parent| (Arc::clone(&action.0), parent));
+        if let Some(parent) = parent
             && let Some(count) = self.below.get_mut(&parent)
         {
             *count -= 1;
@@ -234,7 +327,7 @@ impl Host {
                 Event::Asleep(asleep) => {
                     let left = asleep.until.saturating_duration_since(now);
                     let entry = Entry::new(&asleep.lease, wall, left);
-                    if self.keep(asleep) {
+                    if self.keep(&asleep) {
                         entries.push(entry);
                     }
                 }
@@ -248,59 +341,47 @@ impl Host {
     }
 
     /// Lets an attempt sleep; false if it was stopped while it began.
-    fn keep(&mut self, Asleep { lease, until }: Asleep) -> bool {
-        let action = key(&lease.id);
-        let Some(held) = self.here.get_mut(&action).filter(|held| held.lease == lease) else { return false };
-        let wake = (until, self.next);
-        self.next += 1;
-        held.state = State::Asleep(wake);
-        self.wakes.insert(wake, action);
+    fn keep(&mut self, Asleep { lease, until }: &Asleep) -> bool {
+        let action = self.key(&lease.id);
+        let Some(held) = self.here.get_mut(&action).filter(|held| held.is(lease)) else { return false };
+        held.state = State::Asleep(*until);
+        self.wakes.insert((*until, action));
         true
     }
 
     /// Leaves in the journal only those that sleep.
     fn write_journal(&mut self) {
         let (now, wall) = (Instant::now(), clock::now().as_microsecond());
-        let entries: Vec<_> = self
-            .wakes
-            .iter()
-            .filter_map(|((at, _), action)| {
-                let held = self.here.get(action)?;
-                Some(Entry::new(&held.lease, wall, at.saturating_duration_since(now)))
-            })
-            .collect();
-        self.journal.rewrite(&entries);
+        let entries = self.wakes.iter().filter_map(|(at, action)| {
+            let held = self.here.get(action)?;
+            Some(Entry::new(&held.lease(action), wall, at.saturating_duration_since(now)))
+        });
+        self.journal.rewrite(entries);
     }
 
     /// When the next one wakes.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        self.wakes.first_key_value().map(|((at, _), _)| *at)
+        self.wakes.first().map(|(at, _)| *at)
     }
 
     /// Ends those that have slept as long as they should.
     pub(super) fn wake(&mut self) {
         let now = Instant::now();
         let mut batch = Vec::new();
-        while let Some(first) = self.wakes.first_entry().filter(|first| first.key().0 <= now) {
-            let action = first.remove();
+        while self.next_wake().is_some_and(|at| at <= now) {
+            let Some((_, action)) = self.wakes.pop_first() else { break };
             let Some(held) = self.here.get_mut(&action) else { continue };
             held.state = State::Ending;
-            // Who sleeps gives nothing back, which is an empty message.
-            let output_prefix = held.output_prefix.clone();
-            batch.push(Ending { lease: held.lease.clone(), output_prefix, outputs: Bytes::new() });
+            batch.push(Woken { action, attempt: held.attempt, token: held.token, output: held.output.clone() });
         }
         if !batch.is_empty() {
             let hands = self.hands.clone();
             self.tasks.spawn(async move {
-                let each = futures::stream::iter(batch).map(|ending| hands.end(ending));
+                let each = futures::stream::iter(batch).map(|woken| hands.end(Ending::from(woken)));
                 each.buffer_unordered(AT_ONCE).for_each(|event| hands.tell(event)).await;
             });
         }
     }
-}
-
-fn key(id: &AttemptId) -> ActionKey {
-    (id.run.clone(), id.action.clone())
 }
 
 impl Hands {

@@ -7,12 +7,12 @@
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, BufWriter, Write as _},
     path::PathBuf,
     time::Duration,
 };
 
-use aloft_core::{ActionName, LeaseToken, RunKey, Scope};
+use aloft_core::{ActionName, LeaseToken, Scope};
 use aloft_plane::{AttemptId, LeaseRef};
 use serde::{Deserialize, Serialize};
 
@@ -23,16 +23,31 @@ const SLACK: usize = 4096;
 const MAX_LINES: usize = 1_000_000;
 
 /// One attempt that sleeps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Entry {
     scope: Scope,
     run: String,
     action: ActionName,
     attempt: u32,
     token: LeaseToken,
+    #[serde(flatten)]
+    sleep: Sleep,
+}
+
+/// How long an attempt had to sleep, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sleep {
     /// When this was written, in microseconds since the epoch.
     from_us: i64,
     /// How long it had to sleep then.
+    length_us: u64,
+}
+
+/// What is read of an entry.
+#[derive(Deserialize)]
+struct Line {
+    token: LeaseToken,
+    from_us: i64,
     length_us: u64,
 }
 
@@ -45,18 +60,14 @@ impl Entry {
             action: action.clone(),
             attempt: *attempt,
             token: *token,
-            from_us,
-            length_us: u64::try_from(length.as_micros()).unwrap_or(u64::MAX),
+            sleep: Sleep { from_us, length_us: u64::try_from(length.as_micros()).unwrap_or(u64::MAX) },
         }
     }
+}
 
-    fn lease(&self) -> LeaseRef {
-        let run = RunKey { scope: self.scope.clone(), name: self.run.clone() };
-        LeaseRef { id: AttemptId { run, action: self.action.clone(), attempt: self.attempt }, token: self.token }
-    }
-
+impl Sleep {
     /// How long it has still to sleep at `now_us`. Never longer than it had to, whatever became of the clock.
-    pub(super) fn remaining(&self, now_us: i64) -> Duration {
+    pub(super) fn remaining(self, now_us: i64) -> Duration {
         let passed = u64::try_from(now_us.saturating_sub(self.from_us)).unwrap_or(0);
         Duration::from_micros(self.length_us.saturating_sub(passed))
     }
@@ -67,7 +78,8 @@ pub(super) struct Journal {
     path: PathBuf,
     file: Option<File>,
     lines: usize,
-    found: HashMap<LeaseRef, Entry>,
+    /// By the tokens of the leases: they are random, so that no two leases have the same.
+    found: HashMap<LeaseToken, Sleep>,
 }
 
 impl Journal {
@@ -80,9 +92,9 @@ impl Journal {
         Self { path, file: None, lines: found.len(), found }
     }
 
-    /// What was written about `lease` before it was opened.
-    pub(super) fn recall(&self, lease: &LeaseRef) -> Option<Entry> {
-        self.found.get(lease).cloned()
+    /// What was written, before it was opened, of the attempt whose lease has this token.
+    pub(super) fn recall(&self, token: LeaseToken) -> Option<Sleep> {
+        self.found.get(&token).copied()
     }
 
     /// Lets go of what was there when it was opened.
@@ -90,9 +102,10 @@ impl Journal {
         self.found = HashMap::new();
     }
 
-    /// Whether it should be rewritten, when `live` entries still mean something.
+    /// Whether it should be rewritten, when `live` entries still mean something: not while what was there may still be asked
+    /// for.
     pub(super) fn is_long(&self, live: usize) -> bool {
-        self.lines > 2 * live + SLACK
+        self.found.is_empty() && self.lines > 2 * live + SLACK
     }
 
     /// Adds lines. A journal that cannot be written costs sleepers their progress at a restart, nothing else.
@@ -107,7 +120,8 @@ impl Journal {
     }
 
     fn try_append(&mut self, entries: &[Entry]) -> io::Result<()> {
-        let bytes = lines(entries)?;
+        let mut bytes = Vec::with_capacity(entries.len() * 256);
+        entries.iter().try_for_each(|entry| line(&mut bytes, entry))?;
         if self.file.is_none() {
             self.file = Some(OpenOptions::new().append(true).create(true).open(&self.path)?);
         }
@@ -115,28 +129,31 @@ impl Journal {
     }
 
     /// Replaces everything in it.
-    pub(super) fn rewrite(&mut self, entries: &[Entry]) {
+    pub(super) fn rewrite(&mut self, entries: impl Iterator<Item = Entry>) {
         self.file = None;
-        self.lines = entries.len();
+        self.lines = 0;
         let fresh = self.path.with_extension("new");
-        let written =
-            lines(entries).and_then(|bytes| fs::write(&fresh, bytes)).and_then(|()| fs::rename(&fresh, &self.path));
-        if let Err(e) = written {
+        let write = || {
+            let mut file = BufWriter::new(File::create(&fresh)?);
+            for entry in entries {
+                line(&mut file, &entry)?;
+                self.lines += 1;
+            }
+            file.flush()?;
+            fs::rename(&fresh, &self.path)
+        };
+        if let Err(e) = write() {
             tracing::warn!(path = %self.path.display(), "the journal of sleeping attempts cannot be written: {e}");
         }
     }
 }
 
-fn lines(entries: &[Entry]) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(entries.len() * 256);
-    for entry in entries {
-        serde_json::to_writer(&mut bytes, entry)?;
-        bytes.push(b'\n');
-    }
-    Ok(bytes)
+fn line(mut to: impl io::Write, entry: &Entry) -> io::Result<()> {
+    serde_json::to_writer(&mut to, entry)?;
+    to.write_all(b"\n")
 }
 
-fn read(path: &PathBuf) -> io::Result<HashMap<LeaseRef, Entry>> {
+fn read(path: &PathBuf) -> io::Result<HashMap<LeaseToken, Sleep>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
@@ -144,8 +161,8 @@ fn read(path: &PathBuf) -> io::Result<HashMap<LeaseRef, Entry>> {
     };
     let mut found = HashMap::new();
     for line in BufReader::new(file).split(b'\n').take(MAX_LINES) {
-        if let Ok(entry) = serde_json::from_slice::<Entry>(&line?) {
-            found.insert(entry.lease(), entry);
+        if let Ok(Line { token, from_us, length_us }) = serde_json::from_slice(&line?) {
+            found.insert(token, Sleep { from_us, length_us });
         }
     }
     Ok(found)
@@ -153,6 +170,8 @@ fn read(path: &PathBuf) -> io::Result<HashMap<LeaseRef, Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use aloft_core::RunKey;
+
     use super::*;
 
     fn lease(action: &str, token: u64) -> LeaseRef {
@@ -167,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_sleep_does_not_depend_on_a_clock_that_jumps() {
-        let entry = entry("a", 1);
+        let entry = entry("a", 1).sleep;
         assert_eq!(entry.remaining(4_000_000), Duration::from_secs(7));
         assert_eq!(entry.remaining(99_000_000), Duration::ZERO);
         assert_eq!(entry.remaining(0), Duration::from_secs(10));
@@ -187,14 +206,14 @@ mod tests {
         fs::write(&path, &bytes).unwrap();
 
         let mut journal = Journal::open(path.clone());
-        assert_eq!(journal.recall(&lease("a", u64::MAX)), Some(entry("a", u64::MAX)));
-        assert_eq!(journal.recall(&lease("b", 9)), None, "another lease");
-        assert_eq!(journal.recall(&lease("c", 3)), None, "torn");
-        journal.rewrite(&[entry("b", 2)]);
+        assert_eq!(journal.recall(LeaseToken(u64::MAX)), Some(entry("a", u64::MAX).sleep));
+        assert_eq!(journal.recall(LeaseToken(9)), None, "another lease");
+        assert_eq!(journal.recall(LeaseToken(3)), None, "torn");
+        journal.rewrite([entry("b", 2)].into_iter());
         journal.append(&[entry("d", 4)]);
         let journal = Journal::open(path);
-        assert!(journal.recall(&lease("a", u64::MAX)).is_none());
-        assert!(journal.recall(&lease("b", 2)).is_some() && journal.recall(&lease("d", 4)).is_some());
+        assert!(journal.recall(LeaseToken(u64::MAX)).is_none());
+        assert!(journal.recall(LeaseToken(2)).is_some() && journal.recall(LeaseToken(4)).is_some());
     }
 
     #[test]
@@ -205,5 +224,10 @@ mod tests {
         assert!(!journal.is_long(0));
         journal.append(&[entry("a", 1)]);
         assert!(journal.is_long(0) && !journal.is_long(1));
+        let mut journal = Journal::open(home.path().join(".inline"));
+        assert!(!journal.is_long(0), "it may still be asked for");
+        journal.forget();
+        journal.append(&vec![entry("b", 2); SLACK]);
+        assert!(journal.is_long(0));
     }
 }

@@ -7,6 +7,7 @@ mod inline;
 mod journal;
 mod report;
 mod run;
+mod shared;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,6 +19,8 @@ use aloft_core::{AttemptOutcome, OutputRefs, Phase, Progress, TaskError};
 use aloft_flyteidl2::flyteidl2::task::TaskSpec;
 use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, ReportError};
 use buffa::Message;
+use bytes::Bytes;
+use futures::TryStreamExt as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
@@ -107,7 +110,7 @@ impl Worker {
             here: HashMap::new(),
             inline: inline::Host::new(parts.clone(), events_send.clone(), stop.clone(), tasks.clone()),
             next_seq: 0,
-            ended: None,
+            asking: None,
             moved: Instant::now(),
             events: events_send.clone(),
             room: room_send,
@@ -138,8 +141,11 @@ impl Worker {
 enum Event {
     /// It is about to ask what it holds.
     Reclaiming,
-    /// What this worker holds by the control plane's record, after a start or a reconnect.
-    Reclaimed(Vec<LeasedAttempt>),
+    /// A part of what this worker holds by the control plane's record, after a start or a reconnect. Dropping the sender says
+    /// that it is counted.
+    Held(Vec<LeasedAttempt>, oneshot::Sender<()>),
+    /// That was all.
+    Reclaimed,
     /// New work. Dropping the sender says that it is counted.
     Leased(Vec<LeasedAttempt>, oneshot::Sender<()>),
     /// Attempts that ended by another hand.
@@ -164,6 +170,17 @@ struct Entry {
     dead: bool,
 }
 
+/// What is heard while it is asked what this worker holds.
+#[derive(Default)]
+struct Asking {
+    /// The attempts whose end was reported meanwhile: the answer may still name them.
+    ended: HashSet<AttemptId>,
+    /// How many it has named.
+    named: usize,
+    /// Those of them that have a process. They begin when all are known.
+    others: Vec<LeasedAttempt>,
+}
+
 /// The state of the worker.
 struct Loop {
     parts: Arc<Parts>,
@@ -172,9 +189,8 @@ struct Loop {
     /// Those that need none.
     inline: inline::Host,
     next_seq: u64,
-    /// The attempts whose end was reported since it was asked what this worker holds, while the answer is to come: it may
-    /// still name them.
-    ended: Option<HashSet<AttemptId>>,
+    /// What was heard since it was asked what this worker holds, until that is answered.
+    asking: Option<Asking>,
     /// When something last started or ended.
     moved: Instant,
     events: mpsc::UnboundedSender<Event>,
@@ -206,11 +222,16 @@ impl Loop {
                         others.into_iter().for_each(|attempt| self.arrive(attempt));
                         counted.push(done);
                     }
-                    Event::Reclaiming => self.ended = Some(HashSet::new()),
-                    Event::Reclaimed(mut attempts) => {
-                        let ended = self.ended.take().unwrap_or_default();
-                        attempts.retain(|attempt| !ended.contains(&attempt.lease.id));
-                        self.reclaim(attempts);
+                    Event::Reclaiming => {
+                        self.asking = Some(Asking::default());
+                        self.inline.ask();
+                    }
+                    Event::Held(attempts, done) => {
+                        self.hold(attempts);
+                        counted.push(done);
+                    }
+                    Event::Reclaimed => {
+                        self.reclaim();
                         ready = true;
                     }
                     Event::Revoked(leases) => leases.iter().for_each(|lease| self.revoke(&lease.id)),
@@ -237,10 +258,20 @@ impl Loop {
     /// Tells those of `attempts` that are done inline from those that need a process.
     fn without_process(&self, attempts: Vec<LeasedAttempt>) -> (Vec<(Inline, LeasedAttempt)>, Vec<LeasedAttempt>) {
         let (mut inline, mut others) = (Vec::new(), Vec::new());
+        // Those that come together are mostly of one task.
+        let mut known: Option<(Bytes, Option<Inline>)> = None;
         for attempt in attempts {
-            // A specification that cannot be read is refused when it is started.
-            let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
-            match Inline::of(&spec.task_template.r#type) {
+            let kind = match &known {
+                Some((spec, kind)) if *spec == attempt.task_spec => *kind,
+                _ => {
+                    // A specification that cannot be read is refused when it is started.
+                    let spec = TaskSpec::decode_from_slice(&attempt.task_spec).unwrap_or_default();
+                    let kind = Inline::of(&spec.task_template.r#type);
+                    known = Some((attempt.task_spec.clone(), kind));
+                    kind
+                }
+            };
+            match kind {
                 Some(kind) => inline.push((kind, attempt)),
                 None => others.push(attempt),
             }
@@ -249,8 +280,8 @@ impl Loop {
     }
 
     fn note_end(&mut self, id: AttemptId) {
-        if let Some(ended) = &mut self.ended {
-            ended.insert(id);
+        if let Some(asking) = &mut self.asking {
+            asking.ended.insert(id);
         }
     }
 
@@ -309,7 +340,8 @@ impl Loop {
         go: Option<oneshot::Sender<()>>,
     ) {
         let id = attempt.lease.id.clone();
-        let of = |action| (id.run.clone(), action);
+        let run = Arc::new(id.run.clone());
+        let of = |action| (Arc::clone(&run), action);
         let held = state == State::Waiting && self.attempts_of(&id).any(|(_, entry)| !entry.dead);
         let item = Item {
             action: of(id.action.clone()),
@@ -374,27 +406,37 @@ impl Loop {
         }
     }
 
-    /// Compares what this worker has with what it holds by the control plane's record.
-    fn reclaim(&mut self, held: Vec<LeasedAttempt>) {
-        let listed: HashSet<AttemptId> = held.iter().map(|attempt| attempt.lease.id.clone()).collect();
-        let count = listed.len();
+    /// A part of what this worker holds by the control plane's record.
+    fn hold(&mut self, mut held: Vec<LeasedAttempt>) {
+        let Some(asking) = &mut self.asking else { return };
+        held.retain(|attempt| !asking.ended.contains(&attempt.lease.id));
+        asking.named += held.len();
+        let (inline, others) = self.without_process(held);
+        if let Some(asking) = &mut self.asking {
+            asking.others.extend(others);
+        }
+        self.inline.resume(inline);
+    }
+
+    /// Compares what this worker has with all that it holds by the control plane's record.
+    fn reclaim(&mut self) {
+        let Asking { ended, named, mut others } = self.asking.take().unwrap_or_default();
+        others.retain(|attempt| !ended.contains(&attempt.lease.id));
+        let listed: HashSet<AttemptId> = others.iter().map(|attempt| attempt.lease.id.clone()).collect();
         for (id, entry) in &self.here {
             if !listed.contains(id) {
                 entry.over.cancel();
             }
         }
-        let over: Vec<AttemptId> = self.inline.ids().filter(|id| !listed.contains(id)).cloned().collect();
-        over.iter().for_each(|id| self.inline.revoke(id));
+        self.inline.resumed();
         self.stop_unlisted(&listed);
-        let (inline, others) = self.without_process(held);
-        self.inline.resume(inline.into_iter().filter(|(_, attempt)| !self.inline.holds(&attempt.lease.id)).collect());
         for attempt in others {
             if !self.here.contains_key(&attempt.lease.id) {
                 self.recover(attempt);
             }
         }
-        if count > 0 {
-            tracing::info!("what this worker held is found again: {count} attempts");
+        if named > 0 {
+            tracing::info!("what this worker held is found again: {named} attempts");
         }
     }
 
@@ -512,7 +554,7 @@ fn orphan(lease: LeaseRef) -> LeasedAttempt {
         phase: Phase::Running,
         parent: None,
         depth: 0,
-        task_spec: bytes::Bytes::new(),
+        task_spec: Bytes::new(),
         input_uri: String::new(),
         output_prefix: String::new(),
         run_base: String::new(),
@@ -539,8 +581,13 @@ async fn lease_loop(
         let call = async {
             if !in_touch {
                 events.send(Event::Reclaiming).ok();
-                let held = parts.control.reclaim().await?;
-                events.send(Event::Reclaimed(held)).ok();
+                let mut held = parts.control.reclaim_in_parts();
+                while let Some(part) = held.try_next().await? {
+                    let (done, counted) = oneshot::channel();
+                    events.send(Event::Held(part, done)).ok();
+                    counted.await.ok();
+                }
+                events.send(Event::Reclaimed).ok();
                 return Ok(());
             }
             // The sender lives as long as the loop, which is stopped together with this one.
@@ -563,7 +610,9 @@ async fn lease_loop(
             Err(e) => {
                 in_touch = false;
                 if matches!(e, ReportError::Displaced(_)) {
-                    events.send(Event::Reclaimed(Vec::new())).ok();
+                    // Whatever it had begun to name.
+                    events.send(Event::Reclaiming).ok();
+                    events.send(Event::Reclaimed).ok();
                 }
                 wait_out(&e, &mut pause, &stop).await;
             }

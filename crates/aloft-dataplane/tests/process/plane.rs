@@ -7,9 +7,10 @@ use std::{
 
 use aloft_core::{AttemptOutcome, ErrorKind, Phase, Progress, TaskError};
 use aloft_dataplane::seam::{Environments, PyEnv, ResultStore};
-use aloft_plane::{AttemptId, ControlPlane, LeaseRef, LeasedAttempt, PlaneError, ReportError};
+use aloft_plane::{AttemptId, ControlPlane, HeldParts, LeaseRef, LeasedAttempt, PlaneError, ReportError};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -143,9 +144,11 @@ impl ControlPlane for Plane {
         }
     }
 
-    async fn reclaim(&self) -> Result<Vec<LeasedAttempt>, ReportError> {
+    fn reclaim_in_parts(&self) -> HeldParts<'_> {
         let mut state = self.state.lock();
-        self.answer(&mut state, |state| state.held.values().cloned().collect())
+        let each = |state: &mut State| state.held.values().map(|attempt| Ok(vec![attempt.clone()])).collect();
+        let parts: Vec<_> = self.answer(&mut state, each).unwrap_or_else(|error| vec![Err(error)]);
+        stream::iter(parts).boxed()
     }
 
     async fn report(&self, lease: &LeaseRef, progress: Progress) -> Result<(), ReportError> {

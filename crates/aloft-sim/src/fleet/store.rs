@@ -473,6 +473,15 @@ impl Store for Reach {
         self.read("held_by", self.inner().held_by(worker)).await
     }
 
+    async fn held_part(
+        &self,
+        worker: &WorkerId,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<(Vec<(RunKey, ActionState)>, Option<i64>), StoreError> {
+        self.read("held_part", self.inner().held_part(worker, after, limit)).await
+    }
+
     async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
         self.read("held_count", self.inner().held_count(worker)).await
     }
