@@ -13,7 +13,7 @@ mod worker;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{report::Report, scenarios::Setting};
@@ -73,7 +73,7 @@ struct Measure {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    tikv_jemalloc_ctl::background_thread::write(true)?;
+    tikv_jemalloc_ctl::background_thread::write(true).map_err(|e| anyhow!("cannot set up the allocator: {e}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match cli.command {

@@ -7,6 +7,10 @@ CREATE INDEX actions_by_group ON actions ((run_id + 0), parent, grp, id);
 DROP INDEX actions_by_time;
 CREATE INDEX actions_by_time ON actions ((run_id + 0), created_at, id);
 
+-- What a worker holds is read in parts.
+DROP INDEX live_held;
+CREATE INDEX live_held ON live (worker, id) WHERE worker IS NOT NULL;
+
 -- A batch changes many actions of a page at once: each finds room for its next version there, and no index is touched.
 ALTER TABLE actions SET (fillfactor = 50);
 

@@ -570,6 +570,15 @@ impl Store for PostgresStore {
         read_once!(self, |db| read::held_by(&db, worker))
     }
 
+    async fn held_part(
+        &self,
+        worker: &WorkerId,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<(Vec<(RunKey, ActionState)>, Option<i64>), StoreError> {
+        read_once!(self, |db| read::held_part(&db, worker, after, limit))
+    }
+
     async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError> {
         read_once!(self, |db| workers::held_count(&db, worker))
     }

@@ -356,6 +356,21 @@ pub(crate) async fn held_by(db: &Reader, worker: &WorkerId) -> Result<Vec<Held>>
     db.rows(sql, &[&worker.0], with_state).await
 }
 
+/// Up to `limit` actions that `worker` holds after row `after`, and the last row if there may be more.
+pub(crate) async fn held_part(
+    db: &Reader,
+    worker: &WorkerId,
+    after: Option<i64>,
+    limit: usize,
+) -> Result<(Vec<Held>, Option<i64>)> {
+    let sql = "SELECT r.org, r.project, r.domain, r.name, a.state, l.id FROM live l JOIN actions a ON a.id = l.id
+               JOIN runs r ON r.id = l.run_id WHERE l.worker = $1 AND l.id > $2 ORDER BY l.id LIMIT $3";
+    let params: [&(dyn ToSql + Sync); 3] = [&worker.0, &after.unwrap_or(i64::MIN), &amount(limit as u64)];
+    let found = db.rows(sql, &params, |row| Ok((with_state(row)?, row.get::<_, i64>(5)))).await?;
+    let next = found.last().map(|(_, id)| *id).filter(|_| found.len() == limit);
+    Ok((found.into_iter().map(|(held, _)| held).collect(), next))
+}
+
 pub(crate) async fn unsettled(db: &Reader, limit: usize) -> Result<Vec<(RunKey, ActionName)>> {
     let sql = "SELECT r.org, r.project, r.domain, r.name, c.name FROM live p
                JOIN live c ON c.run_id = p.run_id AND c.parent = p.name AND NOT c.ended

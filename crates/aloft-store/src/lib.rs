@@ -311,16 +311,13 @@ pub trait Store: Send + Sync + 'static {
     async fn held_by(&self, worker: &WorkerId) -> Result<Vec<(RunKey, ActionState)>, StoreError>;
 
     /// Up to `limit` of the actions with a live lease of `worker`, in the order of their creation after the place `after`, an
-    /// engine's own number; and where to go on, `None` if these were the last. An engine that has no such order names all.
+    /// engine's own number; and where to go on, `None` if these were the last.
     async fn held_part(
         &self,
         worker: &WorkerId,
         after: Option<i64>,
         limit: usize,
-    ) -> Result<(Vec<(RunKey, ActionState)>, Option<i64>), StoreError> {
-        let _ = (after, limit);
-        Ok((self.held_by(worker).await?, None))
-    }
+    ) -> Result<(Vec<(RunKey, ActionState)>, Option<i64>), StoreError>;
 
     /// How many live leases a worker has.
     async fn held_count(&self, worker: &WorkerId) -> Result<u64, StoreError>;

@@ -38,6 +38,10 @@ const SYSTEM_PROJECT: &str = "system";
 /// How old an unfinished upload is when it is swept, and how often that is looked at.
 const UPLOAD_AGE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long a thread that reads files or the database waits for more to do. A burst has hundreds of them, each with a stack and
+/// memory at hand of its own; to start one takes some ten microseconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
 /// The wait for those who still ask on the port of health and metrics.
 const DEBUG_DRAIN: Duration = Duration::from_secs(1);
 
@@ -70,6 +74,7 @@ pub(crate) fn block_on(role: impl Future<Output = Result<(), Exit>>) -> Result<(
     memory::give_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(KEEP_ALIVE)
         .build()
         .map_err(|e| Exit::other(format!("cannot start: {e}")))?;
     let ended = runtime.block_on(role);
