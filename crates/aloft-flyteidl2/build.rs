@@ -1,12 +1,14 @@
 //! Generates Rust from the descriptor set in `idl/`. Reads one file and nothing else; needs no protoc.
 
-use std::path::Path;
+use std::{env, path::PathBuf};
 
 /// Packages whose messages only annotate descriptors: nothing at run time reads them.
 const OPTION_ONLY: &[&str] = &["google.api", "buf.validate", "google.protobuf"];
 
 fn main() {
-    let fds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../idl/flyteidl2.fds");
+    // Asked for when it runs: a build directory that several clones share keeps this program from one of them.
+    let home = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let fds = home.join("../../idl/flyteidl2.fds");
     println!("cargo:rerun-if-changed={}", fds.display());
     let names = file_names(&std::fs::read(&fds).expect("idl/flyteidl2.fds is part of the repository"));
     let mut config = buffa_build::Config::new()

@@ -6,7 +6,9 @@ use std::{
 };
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Asked for when it runs: a build directory that several clones share keeps this program from one of them.
+    let home = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let root = home.join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
     let names = proto_files(&root);
     let mut compiler = protox::Compiler::new([&root]).expect("proto/ is part of the repository");

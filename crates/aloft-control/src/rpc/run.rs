@@ -41,12 +41,13 @@ pub(super) async fn create_run(
 ) -> Answer<CreateRunResponse> {
     let began = Instant::now();
     let run = new_run_key(control, context, request.id.as_ref())?;
-    control.check_place(&run.scope).await?;
+    let (place, settings) = tokio::join!(control.check_place(&run.scope), control.settings_of(&run.scope));
+    place?;
     let task_spec = requested_task(control, request.task).await?;
     let spec = convert::spec(&task_spec)?;
     let mut run_spec = request.run_spec.into_option().unwrap_or_default();
     check_run_spec(control, &run, &run_spec)?;
-    let settings = settings::apply_to_run(control, &run, &mut run_spec, &task_spec).await?;
+    let settings = settings::apply_to_run(&settings?, &run, &mut run_spec, &task_spec)?;
     check_code(control, &run.scope, &task_spec).await?;
 
     let start_time = request.run_start_time.as_option().or_else(|| run_spec.run_start_time.as_option());

@@ -247,15 +247,13 @@ fn told(version: &SettingsVersion) -> String {
 
 /// Fills in what `spec` leaves open from the settings of the run's place. What of them is not in the specification is
 /// returned, to be stored with the run; nothing where there are no settings.
-pub(super) async fn apply_to_run(
-    control: &Control,
+pub(super) fn apply_to_run(
+    versions: &[SettingsVersion],
     run: &RunKey,
     spec: &mut RunSpec,
     task: &TaskSpec,
 ) -> Answer<Option<Blob>> {
-    let Scope { org, domain, project } = run.scope.clone();
-    let versions = control.store().settings_at(&SettingsKey { org, domain, project }).await.map_err(wire)?;
-    let resolved = Resolved::layers(layers(&versions)?);
+    let resolved = Resolved::layers(layers(versions)?);
     apply::apply(&resolved, spec, task);
     let stored = || Blob {
         digest: apply::digest(run),
@@ -266,6 +264,12 @@ pub(super) async fn apply_to_run(
 }
 
 impl Control {
+    /// The settings that concern a place.
+    pub(super) async fn settings_of(&self, scope: &Scope) -> Answer<Vec<SettingsVersion>> {
+        let Scope { org, domain, project } = scope.clone();
+        self.store().settings_at(&SettingsKey { org, domain, project }).await.map_err(wire)
+    }
+
     /// The environment variables that the settings gave to a run when it was created.
     pub(crate) async fn default_envs(&self, run: &RunKey, spec: &RunSpec) -> Result<Vec<(String, String)>, StoreError> {
         if spec.default_settings.is_unset() {

@@ -179,18 +179,26 @@ impl<'r> Rows<'r> {
         let related: Vec<Option<&str>> = related.collect();
         let infos = new.iter().map(|(_, _, info, _)| encode(info)).collect::<Result<Vec<_>, _>>()?;
         let ids: Vec<i64> = new.iter().map(|(.., id)| *id).collect();
+        let seqs: Vec<i64> = new.iter().map(|(_, run, ..)| amount(run.seq)).collect();
+        let made: Vec<i64> = new.iter().map(|(_, run, ..)| run.made).collect();
+        let times: Vec<i64> = new.iter().map(|(_, run, ..)| run.at.as_micros()).collect();
+        let started: Vec<bool> = new.iter().map(|(_, run, ..)| run.started).collect();
+        let ended: Vec<bool> = new.iter().map(|(key, ..)| root(key).is_some_and(|r| r.phase.is_terminal())).collect();
+        let flights = self.flights();
+        let flown: Vec<i64> = ids.iter().map(|id| flights.get(id).copied().unwrap_or(0)).collect();
         let sql = "INSERT INTO runs (id, org, project, domain, name, seq, made, at, created_at, created_by, source, queue,
                                max_actions, in_flight, started, ended, related_to, info) OVERRIDING SYSTEM VALUE
-             SELECT k.id, k.org, k.project, k.domain, k.name, 0, 0, 0, k.created_at, k.created_by, k.source, k.queue,
-                    k.max_actions, 0, false, false, k.related_to, k.info
+             SELECT k.id, k.org, k.project, k.domain, k.name, k.seq, k.made, k.at, k.created_at, k.created_by, k.source,
+                    k.queue, k.max_actions, k.flown, k.started, k.ended, k.related_to, k.info
              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[],
-                         $8::text[], $9::bigint[], $10::text[], $11::bytea[], $12::bigint[]) WITH ORDINALITY
-                  k (org, project, domain, name, created_at, created_by, source, queue, max_actions, related_to, info, id, n)
+                         $8::text[], $9::bigint[], $10::text[], $11::bytea[], $12::bigint[], $13::bigint[], $14::bigint[],
+                         $15::bigint[], $16::bool[], $17::bool[], $18::bigint[]) WITH ORDINALITY
+                  k (org, project, domain, name, created_at, created_by, source, queue, max_actions, related_to, info, id,
+                     seq, made, at, started, ended, flown, n)
              ORDER BY k.n";
-        all.add(
-            sql,
-            params![orgs, projects, domains, names, created, created_by, sources, queues, most, related, infos, ids],
-        );
+        let mut values = params![orgs, projects, domains, names, created, created_by, sources, queues, most, related];
+        values.extend(params![infos, ids, seqs, made, times, started, ended, flown]);
+        all.add(sql, values);
         let (mut runs, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for (_, _, info, id) in &new {
             for (label, value) in &info.labels {
@@ -338,23 +346,27 @@ impl<'r> Rows<'r> {
         all.add(sql, values);
     }
 
-    fn update_runs(&self, all: &mut Statements<'r>) {
-        let mut flights: HashMap<i64, i64> = HashMap::new();
-        let mut ended: HashMap<i64, bool> = HashMap::new();
+    /// By how much the actions change how many of their runs count against limits.
+    fn flights(&self) -> HashMap<i64, i64> {
+        let counts =
+            |s: &ActionState, open: i64| i64::from(s.queue().is_some() && s.counts(open.max(0).unsigned_abs()));
+        let mut flights = HashMap::new();
         for row in &self.actions {
-            let counts =
-                |s: &ActionState, open: i64| i64::from(s.queue().is_some() && s.counts(open.max(0).unsigned_abs()));
             let was = row.was.map_or(0, |(state, open)| counts(state, open));
             *flights.entry(row.run_id).or_default() += counts(&row.changed.state, row.changed.open_children) - was;
-            if row.changed.state.name.is_root() {
-                ended.insert(row.run_id, row.changed.state.phase.is_terminal());
-            }
         }
-        let runs: Vec<_> =
-            self.decided.runs.iter().filter_map(|(key, run)| Some((*self.runs.get(key)?, run))).collect();
+        flights
+    }
+
+    fn update_runs(&self, all: &mut Statements<'r>) {
+        let old = self.decided.runs.iter().filter(|(key, _)| self.known.runs.contains_key(key));
+        let runs: Vec<_> = old.filter_map(|(key, run)| Some((*self.runs.get(key)?, run))).collect();
         if runs.is_empty() {
             return;
         }
+        let roots = self.actions.iter().filter(|row| row.changed.state.name.is_root());
+        let ended: HashMap<i64, bool> = roots.map(|row| (row.run_id, row.changed.state.phase.is_terminal())).collect();
+        let flights = self.flights();
         let numbers: Vec<i64> = runs.iter().map(|(id, _)| *id).collect();
         let seqs: Vec<i64> = runs.iter().map(|(_, run)| amount(run.seq)).collect();
         let made: Vec<i64> = runs.iter().map(|(_, run)| run.made).collect();
