@@ -498,3 +498,37 @@ async fn read_work(parts: &Parts, kind: Inline, attempt: &LeasedAttempt) -> Resu
         Err(why) => Err(unreadable("The inputs", why)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use aloft_core::Scope;
+
+    use super::*;
+
+    #[test]
+    fn prefixes_are_told_again_and_usual_ones_share_their_base() {
+        let run = RunKey::new(Scope::new("o", "p", "d").unwrap(), "r").unwrap();
+        let id =
+            |action: &str, attempt| AttemptId { run: run.clone(), action: ActionName::new(action).unwrap(), attempt };
+        let mut bases = Shared::new();
+        let mut base = |prefix: &str, id: &AttemptId| {
+            let output = Output::of(prefix, id, &mut bases);
+            assert_eq!(output.prefix(id), prefix);
+            match output {
+                Output::Below(base) => Some(base),
+                Output::At(_) => None,
+            }
+        };
+        let (a, b) = (id("a", 1), id("b", 12));
+        let shared = base("s3://b/r/a/1", &a).unwrap();
+        assert!(Arc::ptr_eq(&shared, &base("s3://b/r/b/12", &b).unwrap()));
+        for other in ["s3://b/r/a/1/", "s3://b/r/a/2", "s3://b/r/xa/1", ""] {
+            assert!(base(other, &a).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_one_attempt_stays_small() {
+        assert!(size_of::<(ActionKey, Held)>() <= 144, "{}", size_of::<(ActionKey, Held)>());
+    }
+}
