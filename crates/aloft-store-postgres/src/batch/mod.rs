@@ -8,6 +8,7 @@
 mod columns;
 mod decide;
 mod kept;
+mod live;
 mod load;
 mod send;
 mod tail;
