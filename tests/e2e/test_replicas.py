@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif("ALOFT_E2E_ENDPOINT" in os.environ, reason="the 
 WORKFLOWS = Path(__file__).parent / "workflows"
 PYTHON = os.environ.get("ALOFT_E2E_PYTHON", sys.executable)
 RUNS = "flyteidl2.workflow.RunService"
+PROJECTS = "flyteidl2.project.ProjectService"
 SCOPE = {"org": "", "project": PROJECT, "domain": DOMAIN}
 
 
@@ -181,6 +182,38 @@ def test_an_abort_reaches_a_task_elsewhere(fleet, here):
         return not command.stdout
 
     eventually(quiet, "its processes to end", 60)
+
+
+def test_runs_are_created_by_what_was_changed_elsewhere(fleet):
+    members = list(fleet.members.values())
+    name, settings = "changing", "flyteidl2.settings.SettingsService"
+    wire.unary(members[0], f"{PROJECTS}/CreateProject", {"project": {"id": name, "name": name}})
+    place = {"organization": "local", "name": name, "domain": DOMAIN}
+    spec = {"taskTemplate": {"id": {"name": "a.b", "version": "1"}, "type": "python", "container": {}}}
+
+    def spec_of_new_run(member: Server) -> dict[str, Any]:
+        created = wire.unary(member, f"{RUNS}/CreateRun", {"projectId": place, "taskSpec": spec})
+        run = created["run"]["action"]["id"]["run"]
+        return wire.unary(member, f"{RUNS}/GetRunDetails", {"runId": run})["details"]["runSpec"]
+
+    # Each change is made at one, and each other one, which has created runs before it, goes by it at once.
+    for round, (one, *others) in enumerate([members, members[1:] + members[:1], members[2:] + members[:2]]):
+        for member in members:
+            spec_of_new_run(member)
+        wire.unary(one, f"{PROJECTS}/UpdateProject", {"project": {"id": name, "state": "PROJECT_STATE_ARCHIVED"}})
+        for member in others:
+            with pytest.raises(wire.Failed, match=f"project {name} is archived") as refused:
+                spec_of_new_run(member)
+            assert refused.value.code == "failed_precondition"
+        wire.unary(one, f"{PROJECTS}/UpdateProject", {"project": {"id": name, "state": "PROJECT_STATE_ACTIVE"}})
+        at_once = {"state": "SETTING_STATE_VALUE", "intValue": str(round + 3)}
+        edit = {"key": {"domain": DOMAIN, "project": name}, "settings": {"run": {"maxActionConcurrency": at_once}}}
+        if round == 0:
+            wire.unary(one, f"{settings}/CreateSettings", edit)
+        else:
+            wire.unary(one, f"{settings}/UpdateSettings", edit | {"version": round})
+        for member in others:
+            assert spec_of_new_run(member)["maxActionConcurrency"] == round + 3
 
 
 def test_limits_hold_over_all_members(fleet, here, binary):

@@ -10,10 +10,10 @@ use aloft_plane::{AttemptId, LeaseRef, LeasedAttempt, ReportError, WORKER_LOST};
 use aloft_store::{OfferPlace, RunRecord, Sift, StoreError, Submission, SubmitError, Which};
 use buffa::Message as _;
 use bytes::Bytes;
-use futures::future::{join, join_all};
+use futures::future::join_all;
 use tokio::sync::watch;
 
-use crate::{Control, names};
+use crate::{Control, names, reconcile::TROUBLE};
 
 /// Groups of one run and queue that one plan looks at. Their heads fit in one read of a few milliseconds; what lies beyond
 /// is looked at next.
@@ -31,17 +31,32 @@ const MOMENT: Duration = Duration::from_secs(5);
 /// Names and values of environment variables.
 type Envs = Vec<(String, String)>;
 
+/// A session of a worker at this control plane.
+#[derive(Clone)]
+pub(crate) struct Session {
+    pub(crate) worker: WorkerId,
+    pub(crate) number: u64,
+    /// The session that its seat has, if it has one.
+    pub(crate) seat: watch::Sender<Option<u64>>,
+}
+
+impl Session {
+    /// Says that it is over.
+    pub(crate) fn end(&self) {
+        self.seat.send_if_modified(|now| now.take_if(|s| *s == self.number).is_some());
+    }
+}
+
 pub(crate) fn unavailable(error: StoreError) -> ReportError {
     ReportError::Unavailable(error.to_string())
 }
 
 impl Control {
-    /// Up to `max` attempts that are ready, leased to `worker` while `session` is its session. Waits up to `wait` for the
-    /// first, or until `draining`. May be given up: what is under way then is finished, and is the worker's by the record.
+    /// Up to `max` attempts that are ready, leased to the worker of a session. Waits up to `wait` for the first, or until
+    /// `draining`. May be given up: what is under way then is finished, and is the worker's by the record.
     pub(crate) async fn lease_to(
         &self,
-        worker: &WorkerId,
-        session: u64,
+        session: &Session,
         max: usize,
         wait: Duration,
         draining: &mut watch::Receiver<bool>,
@@ -50,8 +65,8 @@ impl Control {
         let mut feed = self.store().feed();
         loop {
             feed.mark_unchanged();
-            let (control, to) = (self.clone(), worker.clone());
-            let granting = tokio::spawn(async move { control.grant_seated(&to, session, max).await });
+            let (control, to) = (self.clone(), session.clone());
+            let granting = tokio::spawn(async move { control.grant_seated(&to, max).await });
             let failed = |e| ReportError::Unavailable(format!("the dispatcher failed, which is a defect: {e}"));
             let (taken, next) = granting.await.map_err(failed)??;
             if !taken.is_empty() {
@@ -145,26 +160,49 @@ impl Control {
         }
     }
 
-    /// As [`Control::grant`], with what the worker needs to run it. What was leased although `session` is over by now goes back:
-    /// whoever has the worker's name since then was told what it holds without it.
+    /// As [`Control::grant`], with what the worker needs to run it. That the session was not over by then is looked at while the
+    /// attempts are on their way.
     async fn grant_seated(
         &self,
-        worker: &WorkerId,
-        session: u64,
+        session: &Session,
         max: usize,
     ) -> Result<(Vec<LeasedAttempt>, Option<Duration>), ReportError> {
-        let (taken, next) = self.grant(worker, max).await?;
+        let (taken, next) = self.grant(&session.worker, max).await?;
         if taken.is_empty() {
             return Ok((Vec::new(), next));
         }
-        let (found, described) = join(self.store().worker(worker), self.describe(taken.clone())).await;
-        let seated = found.map_err(unavailable)?.is_some_and(|r| r.session == session && !r.expired);
-        if !seated {
-            let why = format!("Worker {} connected anew while this attempt was being handed to it.", worker.0);
-            self.requeue(&taken, &why).await.map_err(unavailable)?;
-            return Err(ReportError::Unavailable("the session of this worker is over".to_owned()));
+        let (control, session, held) = (self.clone(), session.clone(), taken.clone());
+        tokio::spawn(async move { control.put_back_if_over(&session, &held).await });
+        Ok((self.describe(taken).await?, next))
+    }
+
+    /// Puts back what was leased although the session is over by now: whoever has the worker's name since then was told what it
+    /// holds without it. Nothing comes of it if a worker hears of an attempt that goes back: it is told that it is over, as of
+    /// every other that it loses.
+    async fn put_back_if_over(&self, session: &Session, taken: &[(RunKey, ActionState)]) {
+        loop {
+            match self.put_back(session, taken).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(%error, worker = %session.worker.0, "cannot look whether this worker still has its session");
+                    self.pause(TROUBLE).await;
+                }
+            }
+            if self.stopping().is_cancelled() {
+                return;
+            }
         }
-        Ok((described?, next))
+    }
+
+    async fn put_back(&self, session: &Session, taken: &[(RunKey, ActionState)]) -> Result<(), StoreError> {
+        let found = self.store().worker(&session.worker).await?;
+        if found.is_some_and(|r| r.session == session.number && !r.expired) {
+            return Ok(());
+        }
+        session.end();
+        let why = format!("Worker {} connected anew while this attempt was being handed to it.", session.worker.0);
+        self.requeue(taken, &why).await?;
+        Ok(())
     }
 
     /// Leases up to `max` waiting actions to `worker`, within all limits; and says how long until the next becomes ready.
@@ -178,9 +216,8 @@ impl Control {
         let from = place.clone();
         let mut wrapped = from == OfferPlace::default();
         loop {
-            let turn = self.store().dispatch_turn().await.map_err(unavailable)?;
             let now = self.now();
-            let part = self.store().offer(now, &place, GROUPS, max).await.map_err(unavailable)?;
+            let (turn, part) = self.store().offer_in_turn(now, &place, GROUPS, max).await.map_err(unavailable)?;
             let next = part.next_ready.map(|at| at.since(now));
             let planned = plan(part.offer, max);
             for never in planned.never {

@@ -1,5 +1,5 @@
-//! What is asked for with every action and does not change: records of runs and stored blobs. Bounded, and never more than
-//! a shortcut: what is not remembered is read.
+//! What is asked for with every run or action and seldom or never changes: places, records of runs and stored blobs. Bounded,
+//! and never more than a shortcut: what is not remembered is read.
 
 use std::{
     collections::HashMap,
@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aloft_core::RunKey;
-use aloft_store::{RunRecord, StoreError};
+use aloft_core::{RunKey, Scope};
+use aloft_store::{RunRecord, Site, StoreError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -21,6 +21,9 @@ const BELIEVED: Duration = Duration::from_secs(1);
 /// Most runs that are remembered: some 2 MB.
 const MAX_RUNS: usize = 2048;
 
+/// Most places that are remembered: some kilobytes each, with their settings.
+const MAX_SITES: usize = 256;
+
 /// Most bytes of blobs that are remembered, and the largest of them: a usual specification has some 10 KB.
 const MAX_BYTES: usize = 8 << 20;
 const MAX_BLOB: usize = 256 << 10;
@@ -28,6 +31,7 @@ const MAX_BLOB: usize = 256 << 10;
 #[derive(Default)]
 pub(crate) struct Remembered {
     runs: Mutex<HashMap<RunKey, (Instant, Arc<RunRecord>)>>,
+    sites: Mutex<HashMap<Scope, Arc<Site>>>,
     blobs: Mutex<Blobs>,
 }
 
@@ -71,6 +75,30 @@ impl Control {
             runs.insert(record.key.clone(), (at, Arc::clone(&record)));
         }
         record
+    }
+
+    /// A place where runs can be created, as it was when it was read last.
+    pub(crate) fn remembered_site(&self, scope: &Scope) -> Option<Arc<Site>> {
+        self.remembered().sites.lock().get(scope).cloned()
+    }
+
+    /// Remembers a place where runs can be created.
+    pub(crate) fn remember_site(&self, scope: &Scope, site: Site) -> Arc<Site> {
+        let site = Arc::new(site);
+        let mut sites = self.remembered().sites.lock();
+        if sites.len() >= MAX_SITES && !sites.contains_key(scope) {
+            sites.clear();
+        }
+        sites.insert(scope.clone(), Arc::clone(&site));
+        site
+    }
+
+    /// Forgets a place, unless another has read it anew.
+    pub(crate) fn forget_site(&self, scope: &Scope, outdated: &Arc<Site>) {
+        let mut sites = self.remembered().sites.lock();
+        if sites.get(scope).is_some_and(|site| Arc::ptr_eq(site, outdated)) {
+            sites.remove(scope);
+        }
     }
 
     /// A stored blob. It is named by what it holds, so it is the same for ever.

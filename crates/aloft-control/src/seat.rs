@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Control,
-    dispatch::unavailable,
+    dispatch::{Session, unavailable},
     names,
     session::{Opening, opening},
 };
@@ -94,18 +94,24 @@ impl Seat {
     /// # Errors
     /// [`StoreError`] if it could not be written: try again soon.
     pub async fn beat(&self) -> Result<bool, StoreError> {
-        let Some(session) = *self.session.borrow() else { return Ok(false) };
+        let Some(session) = self.session() else { return Ok(false) };
         let lease = self.control.settings().lease;
-        self.control.heard(&self.guest.id, session);
+        self.control.heard(&self.guest.id, session.number);
         if self.written.lock().is_some_and(|at| at.elapsed() < lease / 6) {
             return Ok(true);
         }
-        let lives = self.control.store().beat_worker(&self.guest.id, session, self.about()).await?;
+        let lives = self.control.store().beat_worker(&self.guest.id, session.number, self.about()).await?;
         *self.written.lock() = Some(Instant::now());
         if !lives {
-            self.session.send_if_modified(|now| now.take_if(|s| *s == session).is_some());
+            session.end();
         }
         Ok(lives)
+    }
+
+    /// The session, while there is one.
+    fn session(&self) -> Option<Session> {
+        let number = (*self.session.borrow())?;
+        Some(Session { worker: self.guest.id.clone(), number, seat: self.session.clone() })
     }
 
     /// Says that the worker lives for as long as this is polled. For one whose life is that of this process.
@@ -235,7 +241,7 @@ fn over() -> ReportError {
 #[async_trait]
 impl ControlPlane for Seat {
     async fn lease(&self, max: usize, wait: Duration) -> Result<Vec<LeasedAttempt>, ReportError> {
-        let Some(session) = *self.session.borrow() else { return Err(over()) };
+        let Some(session) = self.session() else { return Err(over()) };
         self.has_room(max as u64);
         let mut draining = self.draining.subscribe();
         let handed = async {
@@ -243,7 +249,7 @@ impl ControlPlane for Seat {
                 tokio::time::sleep(wait).await;
                 return Ok(Vec::new());
             }
-            self.control.lease_to(&self.guest.id, session, max, wait, &mut draining).await
+            self.control.lease_to(&session, max, wait, &mut draining).await
         };
         tokio::select! {
             handed = handed => handed,

@@ -51,6 +51,9 @@ impl TaskError {
 /// Why a command was not carried out. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// Projects, domains or settings are others than those by which the command was made: it is to be made anew.
+    #[error("projects, domains or settings were changed meanwhile; try again")]
+    Outdated,
     /// The run does not exist.
     #[error("this run does not exist; check its project, domain and name")]
     NoSuchRun,

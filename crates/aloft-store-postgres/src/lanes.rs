@@ -1,6 +1,9 @@
 //! What waits, what is in flight, and what limits it.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+};
 
 use aloft_core::{
     Asks, Candidate, Group, Lane, Load, Offer, QueueLimits, QueueSpec, ResourceCaps, RunKey, Scope, Time, WaitingRun,
@@ -29,7 +32,38 @@ fn load(row: &Row, first: usize) -> Load {
     Load { runs: number(row, first), actions: number(row, first + 1), asks }
 }
 
-/// What waits and may start by `now`, with all that limits it.
+/// Groups after place ($1, $2), at most $3 and one more, with their runs; of each but the last of too many the candidates by time
+/// $4: its parents that are tried again, at most $5, and up to $6 others, fewer if there are many groups, but up to $7. A step
+/// over the index for each group, however much waits in it.
+const GROUPS: &str = "
+    WITH RECURSIVE g AS (
+        (SELECT run_id, queue FROM live WHERE ready_at IS NOT NULL AND (run_id, queue) > ($1, $2)
+         ORDER BY run_id, queue LIMIT 1)
+        UNION ALL
+        SELECT n.run_id, n.queue FROM g CROSS JOIN LATERAL (
+            SELECT run_id, queue FROM live WHERE ready_at IS NOT NULL AND (run_id, queue) > (g.run_id, g.queue)
+            ORDER BY run_id, queue LIMIT 1) n),
+    k AS MATERIALIZED (
+        SELECT row_number() OVER () AS n, run_id, queue FROM (SELECT * FROM g LIMIT $3::bigint + 1) s),
+    many AS MATERIALIZED (
+        SELECT least($6::bigint, greatest($7::bigint, 4 * $6 / greatest(least(count(*), $3), 1))) AS heads FROM k)
+    SELECT k.n, k.run_id, k.queue, c.name, c.ready_at, c.asks_memory, c.asks_cpu, c.asks_gpu, c.open_children,
+           r.org, r.project, r.domain, r.name, r.max_actions, r.in_flight, r.started
+    FROM k
+    LEFT JOIN LATERAL (SELECT * FROM runs WHERE id = k.run_id LIMIT 1) r ON true
+    LEFT JOIN LATERAL (
+        (SELECT * FROM live
+         WHERE run_id = k.run_id AND queue = k.queue AND ready_at IS NOT NULL AND ready_at <= $4::bigint
+           AND open_children > 0 AND k.n <= $3
+         ORDER BY ready_at LIMIT $5::bigint)
+        UNION ALL
+        (SELECT * FROM live
+         WHERE run_id = k.run_id AND queue = k.queue AND ready_at IS NOT NULL AND ready_at <= $4::bigint
+           AND open_children = 0 AND k.n <= $3
+         ORDER BY ready_at, depth DESC LIMIT (SELECT heads FROM many))) c ON true
+    ORDER BY k.n, c.open_children = 0, c.ready_at, c.depth DESC";
+
+/// What waits and may start by `now`, with all that limits it. What it asks for goes out at once.
 pub(crate) async fn offer(
     db: &Reader,
     now: Time,
@@ -37,69 +71,50 @@ pub(crate) async fn offer(
     groups: usize,
     each: usize,
 ) -> Result<Offered, StoreError> {
-    // A step over the index for each group, however much waits in it.
-    let sql = "WITH RECURSIVE g AS (
-                   (SELECT run_id, queue FROM live WHERE ready_at IS NOT NULL AND (run_id, queue) > ($1, $2)
-                    ORDER BY run_id, queue LIMIT 1)
-                   UNION ALL
-                   SELECT n.run_id, n.queue FROM g CROSS JOIN LATERAL (
-                       SELECT run_id, queue FROM live WHERE ready_at IS NOT NULL AND (run_id, queue) > (g.run_id, g.queue)
-                       ORDER BY run_id, queue LIMIT 1) n)
-               SELECT run_id, queue FROM g LIMIT $3";
-    let limit = groups as i64 + 1;
-    let from: [&(dyn ToSql + Sync); 3] = [&after.run, &after.queue, &limit];
-    let found = db.rows(sql, &from, |row| Ok(OfferPlace { run: row.get(0), queue: row.get(1) }));
-    let sql = "SELECT min(ready_at) FROM live WHERE ready_at > $1";
-    let now = now.as_micros();
-    let later: [&(dyn ToSql + Sync); 1] = [&now];
-    let next_ready = db.rows(sql, &later, |row| Ok(maybe_time(row, 0)));
-    // What does not depend on what waits is asked for together with it.
-    let (mut found, limits, mut next_ready) = tokio::try_join!(biased; found, Limits::read(db), next_ready)?;
-    let next_ready = next_ready.pop().flatten();
-    if found.is_empty() {
-        return Ok(Offered { offer: Offer::default(), next: None, next_ready });
-    }
-    let more = found.len() > groups;
-    found.truncate(groups);
-    // Of many groups a few heads each are enough for a plan: one that needs more of a group asks again.
-    let each = (each.saturating_mul(4) / found.len().max(1)).clamp(HEADS.min(each), each);
-    let (runs, queues): (Vec<i64>, Vec<&str>) = found.iter().map(|g| (g.run, g.queue.as_str())).unzip();
+    let micros = now.as_micros();
+    let (most, each, parents, heads) = (groups as i64, each as i64, PARENTS as i64, HEADS as i64);
     // A parent that is tried again while its children go on counts against no limit, so it does not wait in line.
-    let sql = "SELECT k.n, c.name, c.ready_at, c.asks_memory, c.asks_cpu, c.asks_gpu, c.open_children
-               FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY k (run_id, queue, n)
-               CROSS JOIN LATERAL (
-                   (SELECT * FROM live
-                    WHERE run_id = k.run_id AND queue = k.queue AND ready_at IS NOT NULL AND ready_at <= $3
-                      AND open_children > 0
-                    ORDER BY ready_at LIMIT $5)
-                   UNION ALL
-                   (SELECT * FROM live
-                    WHERE run_id = k.run_id AND queue = k.queue AND ready_at IS NOT NULL AND ready_at <= $3
-                      AND open_children = 0
-                    ORDER BY ready_at, depth DESC LIMIT $4)) c
-               ORDER BY k.n, c.open_children = 0, c.ready_at, c.depth DESC";
-    let (most, parents) = (each as i64, PARENTS as i64);
-    let heads: [&(dyn ToSql + Sync); 5] = [&runs, &queues, &now, &most, &parents];
-    let waiting = db.rows(sql, &heads, |row| {
-        let candidate = Candidate {
-            action: action_name(row, 1)?,
-            ready_at: time(row, 2),
-            asks: Asks { memory: number(row, 3), cpu: number(row, 4), gpu: number(row, 5) },
-            counts: row.get::<_, i64>(6) == 0,
+    let of_groups: [&(dyn ToSql + Sync); 7] = [&after.run, &after.queue, &most, &micros, &parents, &each, &heads];
+    let last = AtomicI64::new(0);
+    let waiting = db.rows(GROUPS, &of_groups, |row| {
+        let group = OfferPlace { run: row.get(1), queue: row.get(2) };
+        let candidate = match row.get::<_, Option<&str>>(3) {
+            Some(_) => Some(Candidate {
+                action: action_name(row, 3)?,
+                ready_at: time(row, 4),
+                asks: Asks { memory: number(row, 5), cpu: number(row, 6), gpu: number(row, 7) },
+                counts: row.get::<_, i64>(8) == 0,
+            }),
+            None => None,
         };
-        Ok((usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0), candidate))
+        // Once for each group is enough.
+        let n = row.get::<_, i64>(0);
+        let run = match row.get::<_, Option<&str>>(9).filter(|_| last.swap(n, Relaxed) != n) {
+            Some(_) => Some(RunFound {
+                key: run_key(row, 9),
+                max_actions: row.get::<_, Option<i64>>(13).and_then(|n| u32::try_from(n).ok()),
+                in_flight: number(row, 14),
+                started: row.get(15),
+            }),
+            None => None,
+        };
+        Ok((n, group, candidate, run))
     });
-    let (waiting, runs) = tokio::try_join!(biased; waiting, waiting_runs(db, &runs))?;
-    let mut candidates: HashMap<usize, Vec<Candidate>> = HashMap::new();
-    for (place, candidate) in waiting {
-        candidates.entry(place).or_default().push(candidate);
+    let sql = "SELECT min(ready_at + 0) FROM live WHERE ready_at IS NOT NULL AND ready_at + 0 > $1";
+    let later: [&(dyn ToSql + Sync); 1] = [&micros];
+    let next_ready = db.rows(sql, &later, |row| Ok(maybe_time(row, 0)));
+    let (waiting, limits, mut next_ready) = tokio::try_join!(biased; waiting, Limits::read(db), next_ready)?;
+    let next_ready = next_ready.pop().flatten();
+    let more = waiting.last().is_some_and(|(n, ..)| *n > most);
+    let mut next = None;
+    let mut gathered = Gathered::new(limits);
+    for (n, group, candidate, run) in waiting.into_iter().filter(|(n, ..)| *n <= most) {
+        if let Some(candidate) = candidate {
+            gathered.add(n, &group, run, candidate)?;
+        }
+        next = Some(group);
     }
-    let mut gathered = Gathered::new(runs, limits);
-    for (place, group) in found.iter().enumerate() {
-        let Some(candidates) = candidates.remove(&place) else { continue };
-        gathered.add(group, candidates)?;
-    }
-    Ok(Offered { offer: gathered.offer, next: found.pop().filter(|_| more), next_ready })
+    Ok(Offered { offer: gathered.offer, next: next.filter(|_| more), next_ready })
 }
 
 struct RunFound {
@@ -107,17 +122,6 @@ struct RunFound {
     max_actions: Option<u32>,
     in_flight: u64,
     started: bool,
-}
-
-async fn waiting_runs(db: &Reader, runs: &[i64]) -> Result<HashMap<i64, RunFound>, StoreError> {
-    let sql = "SELECT org, project, domain, name, id, max_actions, in_flight, started FROM runs WHERE id = ANY($1)";
-    let of_runs: [&(dyn ToSql + Sync); 1] = [&runs];
-    let found = db.rows(sql, &of_runs, |row| {
-        let most = row.get::<_, Option<i64>>(5).and_then(|n| u32::try_from(n).ok());
-        let run = RunFound { key: run_key(row, 0), max_actions: most, in_flight: number(row, 6), started: row.get(7) };
-        Ok((row.get::<_, i64>(4), run))
-    });
-    Ok(found.await?.into_iter().collect())
 }
 
 /// All queues and limits, with what is in flight in each.
@@ -151,7 +155,8 @@ impl Limits {
 /// The runs, queues and places of an offer, each once.
 struct Gathered {
     offer: Offer,
-    found: HashMap<i64, RunFound>,
+    /// The number of the last group.
+    last: i64,
     specs: HashMap<(String, String), (QueueSpec, Load)>,
     limits: Vec<(ProjectLimits, Load)>,
     runs: HashMap<i64, usize>,
@@ -160,11 +165,11 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn new(found: HashMap<i64, RunFound>, limits: Limits) -> Self {
+    fn new(limits: Limits) -> Self {
         let Limits { specs, limits } = limits;
         Self {
             offer: Offer::default(),
-            found,
+            last: 0,
             specs,
             limits,
             runs: HashMap::new(),
@@ -173,19 +178,31 @@ impl Gathered {
         }
     }
 
-    fn add(&mut self, group: &OfferPlace, candidates: Vec<Candidate>) -> Result<(), StoreError> {
-        let run = self.run(group.run)?;
+    /// Adds a candidate of group number `n`, which comes after all of the groups before.
+    fn add(
+        &mut self,
+        n: i64,
+        place: &OfferPlace,
+        run: Option<RunFound>,
+        candidate: Candidate,
+    ) -> Result<(), StoreError> {
+        if let Some(group) = self.offer.groups.last_mut().filter(|_| self.last == n) {
+            group.candidates.push(candidate);
+            return Ok(());
+        }
+        let run = self.run(place.run, run)?;
         let org = self.offer.runs[run].run.scope.org.clone();
-        let queue = self.queue(&org, &group.queue);
-        self.offer.groups.push(Group { run, queue, candidates });
+        let queue = self.queue(&org, &place.queue);
+        self.offer.groups.push(Group { run, queue, candidates: vec![candidate] });
+        self.last = n;
         Ok(())
     }
 
-    fn run(&mut self, id: i64) -> Result<usize, StoreError> {
+    fn run(&mut self, id: i64, found: Option<RunFound>) -> Result<usize, StoreError> {
         if let Some(found) = self.runs.get(&id) {
             return Ok(*found);
         }
-        let Some(found) = self.found.remove(&id) else {
+        let Some(found) = found else {
             return Err(StoreError::Corrupt(format!("actions of a run that is not there ({id})")));
         };
         let places = self.places_of(&found.key.scope);

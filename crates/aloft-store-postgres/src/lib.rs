@@ -38,7 +38,7 @@ use aloft_store::{
     AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
     Hub, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits,
     Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift,
-    Sifted, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
+    Sifted, Site, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
     sql::Next,
 };
 use async_trait::async_trait;
@@ -675,6 +675,10 @@ impl Store for PostgresStore {
         write!(self, |tx| records::put_settings(&tx, &version))
     }
 
+    async fn site(&self, scope: &Scope) -> Result<Site, StoreError> {
+        read!(self, |db| records::site(&db, scope))
+    }
+
     async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError> {
         read!(self, |db| records::settings_at(&db, key))
     }
@@ -734,8 +738,15 @@ impl Store for PostgresStore {
         prune::step(&self.shared, retention, now, most).await
     }
 
-    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
-        turn::dispatch(self.shared.pool.clone(), self.shared.channel.clone()).await
+    async fn offer_in_turn(
+        &self,
+        now: Time,
+        after: &OfferPlace,
+        groups: usize,
+        each: usize,
+    ) -> Result<(Turn, Offered), StoreError> {
+        let part = turn::Part { now, after: after.clone(), groups, each };
+        turn::dispatch(self.shared.pool.clone(), self.shared.channel.clone(), part).await
     }
 
     async fn lead(&self) -> Result<Turn, StoreError> {

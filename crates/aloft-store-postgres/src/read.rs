@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Deref,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
@@ -52,6 +53,16 @@ impl Reader {
         Self::beginning(tx, Some(LISTING))
     }
 
+    /// Within a transaction that somebody else begins and ends.
+    pub(crate) fn within(tx: Tx) -> Self {
+        Self::beginning(tx, None)
+    }
+
+    /// The connection, to go on with it.
+    pub(crate) fn into_inner(mut self) -> Tx {
+        self.tx.take().expect("taken only at the end")
+    }
+
     /// For one statement, which is its own snapshot.
     pub(crate) fn single(tx: Tx) -> Self {
         Self::beginning(tx, None)
@@ -69,10 +80,6 @@ impl Reader {
         }
     }
 
-    fn db(&self) -> &Tx {
-        self.tx.as_ref().expect("taken only at the end")
-    }
-
     /// Every row of a query, decoded.
     pub(crate) async fn rows<T>(
         &self,
@@ -81,13 +88,13 @@ impl Reader {
         decode: impl Fn(&Row) -> Result<T>,
     ) -> Result<Vec<T>> {
         let query = async {
-            let statement = self.db().prepare_cached(sql).await?;
-            self.db().query(&statement, params).await
+            let statement = self.prepare_cached(sql).await?;
+            self.query(&statement, params).await
         };
         let rows = match self.begin.filter(|_| !self.begun.swap(true, Relaxed)) {
             // Polled together, so that both go out at once. The second cannot overtake the first.
             Some(begin) => {
-                let (begun, found) = tokio::join!(self.db().batch_execute(begin), query);
+                let (begun, found) = tokio::join!(self.batch_execute(begin), query);
                 begun.and(found)
             }
             None => query.await,
@@ -104,6 +111,14 @@ impl Reader {
         let values: Vec<Value> = values.into_iter().map(Value::of).collect();
         let params: Vec<&(dyn ToSql + Sync)> = values.iter().map(Value::param).collect();
         self.rows(&text, &params, decode).await
+    }
+}
+
+impl Deref for Reader {
+    type Target = Tx;
+
+    fn deref(&self) -> &Tx {
+        self.tx.as_ref().expect("taken only at the end")
     }
 }
 

@@ -3,7 +3,7 @@
 use aloft_core::{Scope, Time};
 use aloft_store::{
     Blob, DeployedTask, Domain, DomainUse, MAX_DELETED_QUEUES, Project, ProjectLimits, Queue, SettingsKey,
-    SettingsVersion,
+    SettingsVersion, Site,
 };
 use bytes::Bytes;
 use tokio_postgres::{Row, types::ToSql};
@@ -11,7 +11,7 @@ use tokio_postgres::{Row, types::ToSql};
 use crate::{
     Tx,
     error::from_postgres,
-    read::{Reader, Result},
+    read::{self, Reader, Result},
     rows::{amount, clean, decode, encode, number, time},
 };
 
@@ -199,6 +199,17 @@ pub(crate) async fn settings_at(db: &Reader, key: &SettingsKey) -> Result<Vec<Se
         .into_iter()
         .map(|level| async move { db.rows(sql, &[&level.org, &level.domain, &level.project], version_row).await });
     Ok(futures::future::try_join_all(levels).await?.into_iter().flatten().collect())
+}
+
+/// All in one round trip, and of one moment.
+pub(crate) async fn site(db: &Reader, scope: &Scope) -> Result<Site> {
+    let key = SettingsKey { org: scope.org.clone(), domain: scope.domain.clone(), project: scope.project.clone() };
+    let revision = db.rows("SELECT revision FROM site_revision", &[], |row| Ok(number(row, 0)));
+    let project = read::project(db, &scope.org, &scope.project);
+    let (domains, settings) = (domains(db, &scope.org), settings_at(db, &key));
+    let (revision, project, domains, settings) = tokio::try_join!(biased; revision, project, domains, settings)?;
+    let revision = revision.first().copied().unwrap_or_default();
+    Ok(Site { revision, project, domains, settings })
 }
 
 pub(crate) async fn settings_history(

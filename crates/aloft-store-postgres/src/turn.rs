@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use aloft_store::{StoreError, Turn};
+use aloft_core::Time;
+use aloft_store::{OfferPlace, Offered, StoreError, Turn};
 use deadpool_postgres::{Object, Pool};
 use tokio::sync::oneshot;
 use tokio_postgres::Client;
@@ -13,6 +14,8 @@ use tokio_postgres::Client;
 use crate::{
     connect::Connector,
     error::{from_pool, from_postgres},
+    lanes,
+    read::Reader,
 };
 
 /// How long Postgres waits for a word of who has a turn, in milliseconds.
@@ -28,20 +31,28 @@ const LOOK: Duration = Duration::from_secs(1);
 const DISPATCH: i32 = 1;
 const LEAD: i32 = 2;
 
-/// Waits for the turn to hand out work. It lasts for one transaction, which changes nothing.
+/// Of what waits, which part is asked for. As [`aloft_store::Store::offer`].
+pub(crate) struct Part {
+    pub(crate) now: Time,
+    pub(crate) after: OfferPlace,
+    pub(crate) groups: usize,
+    pub(crate) each: usize,
+}
+
+/// Waits for the turn to hand out work, and reads with it what there is. It lasts for one transaction, which changes nothing.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub(crate) async fn dispatch(pool: Pool, channel: String) -> Result<Turn, StoreError> {
+pub(crate) async fn dispatch(pool: Pool, channel: String, part: Part) -> Result<(Turn, Offered), StoreError> {
     let (taken, turn) = oneshot::channel();
     // In a task of its own, so that whoever no longer waits leaves no transaction open.
     tokio::spawn(async move {
-        let client = match begun(&pool, &channel).await {
-            Ok(client) => client,
+        let (client, offered) = match begun(&pool, &channel, &part).await {
+            Ok(begun) => begun,
             Err(error) => return drop(taken.send(Err(error))),
         };
         let (turn, ours) = Turn::taken();
-        let _ = taken.send(Ok(turn));
+        let _ = taken.send(Ok((turn, offered)));
         ours.closed().await;
         if client.batch_execute("ROLLBACK").await.is_err() {
             drop(Object::take(client));
@@ -50,17 +61,24 @@ pub(crate) async fn dispatch(pool: Pool, channel: String) -> Result<Turn, StoreE
     turn.await.unwrap_or_else(|_| Err(closing()))
 }
 
-/// A connection in a transaction that has the lock.
-async fn begun(pool: &Pool, channel: &str) -> Result<Object, StoreError> {
+/// A connection in a transaction that has the lock, and what is read behind it in the same round trip. Every statement sees
+/// what was committed before it: what whoever had the turn before has handed out, too.
+async fn begun(pool: &Pool, channel: &str, part: &Part) -> Result<(Object, Offered), StoreError> {
     let client = pool.get().await.map_err(from_pool)?;
     let lock = client.prepare_cached("SELECT pg_advisory_xact_lock(hashtext($1), $2)").await.map_err(from_postgres)?;
+    let db = Reader::within(client);
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&channel, &DISPATCH];
-    let (begun, locked) = futures::join!(client.batch_execute("BEGIN"), client.execute(&lock, &parameters));
-    if let Err(error) = begun.and(locked) {
-        drop(Object::take(client));
-        return Err(from_postgres(error));
-    }
-    Ok(client)
+    // The first look at each of these sends it, in this order.
+    let (begun, locked, offered) = tokio::join!(
+        biased;
+        db.batch_execute("BEGIN"),
+        db.execute(&lock, &parameters),
+        lanes::offer(&db, part.now, &part.after, part.groups, part.each),
+    );
+    // Before what came behind it: that was not carried out then. The connection is closed in either case.
+    begun.and(locked).map_err(from_postgres)?;
+    let offered = offered?;
+    Ok((db.into_inner(), offered))
 }
 
 /// Waits for the turn to reconcile, which lasts until it is passed on or lost.

@@ -14,7 +14,7 @@ use aloft_core::{
     ActionName, Asks, Command as Ask, DEFAULT_QUEUE, Lease, LeaseToken, Reply, RunInfo, RunKey, Scope, Seed,
     TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
 };
-use aloft_store::{Queue, Store, StoreError, Submission, SubmitError, Which};
+use aloft_store::{OfferPlace, Queue, Store, StoreError, Submission, SubmitError, Turn, Which};
 use aloft_store_postgres::{Clock, Options, PostgresStore};
 
 fn clock() -> Clock {
@@ -396,25 +396,30 @@ async fn not_yet<T>(what: impl Future<Output = T>) {
     assert!(tokio::time::timeout(Duration::from_millis(1500), what).await.is_err(), "another has the turn");
 }
 
+/// The turn to hand out work.
+async fn turn_of(store: &PostgresStore) -> Turn {
+    store.offer_in_turn(Time::default(), &OfferPlace::default(), 1, 1).await.unwrap().0
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_hands_out_work_at_a_time() {
     let server = shared();
     let url = server.empty().await;
     let (one, other) = (open(&url).await, open(&url).await);
     let elsewhere = open(&server.empty().await).await;
-    let turn = one.dispatch_turn().await.unwrap();
-    soon(elsewhere.dispatch_turn()).await.unwrap();
+    let turn = turn_of(&one).await;
+    soon(turn_of(&elsewhere)).await;
     // Who asks and goes away is not in the way of others later.
-    not_yet(other.dispatch_turn()).await;
+    not_yet(turn_of(&other)).await;
     drop(turn);
-    drop(soon(other.dispatch_turn()).await.unwrap());
-    drop(soon(one.dispatch_turn()).await.unwrap());
+    drop(soon(turn_of(&other)).await);
+    drop(soon(turn_of(&one)).await);
     // Many at once, each for a moment.
     let (taken, stores) = (Arc::new(AtomicI64::new(0)), [one, other]);
     let turns = (0..40).map(|n| {
         let (store, taken) = (stores[n % 2].clone(), Arc::clone(&taken));
         async move {
-            let _turn = store.dispatch_turn().await.unwrap();
+            let _turn = turn_of(&store).await;
             assert_eq!(taken.fetch_add(1, Ordering::SeqCst), 0, "two have the turn");
             tokio::time::sleep(Duration::from_millis(2)).await;
             taken.fetch_sub(1, Ordering::SeqCst);

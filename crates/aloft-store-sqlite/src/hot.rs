@@ -10,13 +10,13 @@ use std::{
 };
 
 use aloft_core::{
-    ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueRoom, Reply, Reservation, RunKey, Scope, Time,
-    View, Was, apply, decide, effects,
+    ActionName, ActionState, CacheView, Command, EndedBelow, Event, QueueRoom, Refusal, Reply, Reservation, RunKey,
+    Scope, Time, View, Was, apply, decide, effects,
 };
 use aloft_store::{Committed, Observer, Seen, Share, StoreError, Submission, SubmitError, shared_blob};
 use rusqlite::Transaction;
 
-use crate::{cache, children, lanes, save};
+use crate::{cache, children, error, lanes, places, save};
 
 /// Most actions that are kept from one batch to the next: some 15 MB. What is under way between two batches is less.
 const MAX_KEPT: usize = 8192;
@@ -212,7 +212,12 @@ impl Hot {
         touched: &mut Touched,
         now: Time,
     ) -> Result<Reply, SubmitError> {
-        let Submission { run, command, blobs } = submission;
+        let Submission { run, command, blobs, made_by } = submission;
+        if let Some(made_by) = made_by
+            && places::revision(tx).map_err(error::from_sqlite)? != *made_by
+        {
+            return Err(Refusal::Outdated.into());
+        }
         self.load(tx, run, command)?;
         let parent = may_end(command).and_then(|name| self.runs.get(run)?.actions.get(name));
         if parent.is_some_and(|a| a.open_children > 0) {

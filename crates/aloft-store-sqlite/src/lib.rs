@@ -38,8 +38,8 @@ use aloft_store::{
     AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
     Hub, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits,
     Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift,
-    Sifted, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Walk, Which, WorkerRecord,
-    sql::Next,
+    Sifted, Site, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Walk, Which,
+    WorkerRecord, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -616,6 +616,11 @@ impl Store for SqliteStore {
         self.record(Box::new(move |tx, _| places::put_settings(tx, &version))).await
     }
 
+    async fn site(&self, scope: &Scope) -> Result<Site, StoreError> {
+        let scope = scope.clone();
+        self.read(move |db| places::site(db, &scope)).await
+    }
+
     async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError> {
         let key = key.clone();
         self.read(move |db| places::settings_at(db, &key)).await
@@ -692,8 +697,14 @@ impl Store for SqliteStore {
         Ok(pruned)
     }
 
-    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
-        Ok(Turn::of_one())
+    async fn offer_in_turn(
+        &self,
+        now: Time,
+        after: &OfferPlace,
+        groups: usize,
+        each: usize,
+    ) -> Result<(Turn, Offered), StoreError> {
+        Ok((Turn::of_one(), self.offer(now, after, groups, each).await?))
     }
 
     async fn lead(&self) -> Result<Turn, StoreError> {

@@ -1,13 +1,13 @@
 //! What is kept of places: domains, and the settings of organisations, domains and projects.
 
-use aloft_core::Time;
-use aloft_store::{Domain, DomainUse, SettingsKey, SettingsVersion};
+use aloft_core::{Scope, Time};
+use aloft_store::{Domain, DomainUse, SettingsKey, SettingsVersion, Site};
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 
 use crate::{
     error,
-    read::{Result, get, rows},
+    read::{self, Result, get, rows},
 };
 
 /// What a write answers; its errors are turned into the store's by the writer.
@@ -119,6 +119,24 @@ pub(crate) fn settings_at(db: &Connection, key: &SettingsKey) -> Result<Vec<Sett
         found.extend(rows(db, &sql, &[&level.org, &level.domain, &level.project], version_row)?);
     }
     Ok(found)
+}
+
+/// The revision of what runs are created by.
+pub(crate) fn revision(db: &Connection) -> std::result::Result<u64, rusqlite::Error> {
+    let found: i64 = db.prepare_cached("SELECT revision FROM site_revision")?.query_row([], |row| row.get(0))?;
+    Ok(found.unsigned_abs())
+}
+
+/// What is changed while this reads is newer than the revision, which is read first.
+pub(crate) fn site(db: &Connection, scope: &Scope) -> Result<Site> {
+    let Scope { org, domain, project } = scope.clone();
+    let key = SettingsKey { org, domain, project };
+    Ok(Site {
+        revision: revision(db).map_err(error::from_sqlite)?,
+        project: read::project(db, &key.org, &key.project)?,
+        domains: domains(db, &key.org)?,
+        settings: settings_at(db, &key)?,
+    })
 }
 
 pub(crate) fn settings_history(

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0008_retention.sql"),
     include_str!("../migrations/0009_children.sql"),
     include_str!("../migrations/0010_sums.sql"),
+    include_str!("../migrations/0011_sites.sql"),
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): "ALFT".

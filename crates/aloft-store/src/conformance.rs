@@ -4,6 +4,7 @@
 mod children;
 mod lists;
 mod retention;
+mod sites;
 mod workers;
 
 use std::{future::Future, sync::Arc};
@@ -58,6 +59,7 @@ where
     records_are_kept(make().await).await;
     domains_are_kept_while_they_are_used(make().await).await;
     settings_keep_every_version(make().await).await;
+    sites::a_run_is_created_by_what_is_there(make().await).await;
     queues_are_kept(make().await).await;
     deleted_queues_are_bounded(make().await).await;
     queues_know_what_they_hold(make().await).await;
@@ -103,7 +105,7 @@ fn create(run: &RunKey, digest: &str) -> Submission {
     };
     let command = Command::create_run(seed(digest, TaskPolicy::default()), info);
     let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec"), own: false };
-    Submission { run: run.clone(), command, blobs: vec![blob] }
+    Submission { run: run.clone(), command, blobs: vec![blob], made_by: None }
 }
 
 fn enqueue(run: &RunKey, name: &str, parent: &str) -> Submission {

@@ -112,13 +112,29 @@ pub struct Submission {
     pub command: Command,
     /// Blobs to store if they are not there.
     pub blobs: Vec<Blob>,
+    /// The [`Site::revision`] by which it was made, if it was made by one that may be another by now. Of commands that create
+    /// a run only.
+    pub made_by: Option<u64>,
 }
 
 impl Submission {
     /// A command that brings no blobs.
     pub fn new(run: RunKey, command: Command) -> Self {
-        Self { run, command, blobs: Vec::new() }
+        Self { run, command, blobs: Vec::new(), made_by: None }
     }
+}
+
+/// Where runs are created: what is recorded of a project and a domain, and the settings that concern them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Grows with every change to projects, domains and settings, of whatever place. Nothing here is older than it.
+    pub revision: u64,
+    /// The project, if it exists.
+    pub project: Option<Project>,
+    /// Every domain of the organisation, the oldest first. Empty if none was recorded yet.
+    pub domains: Vec<Domain>,
+    /// As [`Store::settings_at`].
+    pub settings: Vec<SettingsVersion>,
 }
 
 /// An event with its number in its run's log.
@@ -186,7 +202,8 @@ pub struct Offered {
 /// The store of record. Every method that changes something answers after commit (design rule 3).
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Decides the command on the run's current state and appends the events it yields.
+    /// Decides the command on the run's current state and appends the events it yields. One that was
+    /// [made by](Submission::made_by) what has changed is refused as [`Refusal::Outdated`].
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError>;
 
     /// Decides commands one after the other, each on the state that those before it left, and commits many at a time. One
@@ -389,6 +406,9 @@ pub trait Store: Send + Sync + 'static {
     /// Adds a version of the settings of a level; `false` if its number does not follow the newest.
     async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError>;
 
+    /// What is recorded of the place of runs.
+    async fn site(&self, scope: &Scope) -> Result<Site, StoreError>;
+
     /// The newest settings of each level that counts at `key`, widest first. Levels that nobody has edited are left out.
     async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError>;
 
@@ -439,9 +459,16 @@ pub trait Store: Send + Sync + 'static {
     /// From that commit on it does not exist, and its name is free. Cache entries that it computed stay.
     async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError>;
 
-    /// Waits for the turn to hand out work. What is in flight is counted before and taken after, so of all control planes
-    /// of this store one does that at a time. It is meant for moments: whoever has it for more than some seconds loses it.
-    async fn dispatch_turn(&self) -> Result<Turn, StoreError>;
+    /// Waits for the turn to hand out work, and says what there is to hand out, as [`Store::offer`] does once it is taken. What
+    /// is in flight is counted before and taken after, so of all control planes of this store one does that at a time. It is
+    /// meant for moments: whoever has it for more than some seconds loses it.
+    async fn offer_in_turn(
+        &self,
+        now: Time,
+        after: &OfferPlace,
+        groups: usize,
+        each: usize,
+    ) -> Result<(Turn, Offered), StoreError>;
 
     /// Waits for the turn to reconcile, which one control plane of this store has at a time, until it passes it on or loses
     /// it. What reconcilers do is decided again by the core, so that a moment with two of them does no harm.

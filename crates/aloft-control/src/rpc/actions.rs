@@ -89,7 +89,7 @@ async fn do_enqueue(control: &Control, request: Enqueue<'_>) -> Answer<Reply> {
         recovered: taken.recovered,
         traces: taken.traces,
     };
-    let reply = run::submit(control, Submission { run: run.clone(), command, blobs }).await?;
+    let reply = run::submit(control, Submission { blobs, ..Submission::new(run.clone(), command) }).await?;
     if reply == Reply::Done {
         control.accepted(&run, task.as_deref(), began);
     }

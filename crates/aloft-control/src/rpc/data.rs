@@ -37,7 +37,7 @@ pub(super) async fn create_upload_location(
     request: CreateUploadLocationRequest,
 ) -> Answer<CreateUploadLocationResponse> {
     let scope = control.scope(&request.org, &request.project, &request.domain)?;
-    control.check_place(&scope).await?;
+    control.site(&scope).await?;
     control.data().create_upload_location(&scope, request).await.map_err(wire)
 }
 
@@ -47,7 +47,7 @@ pub(super) async fn upload_inputs(control: &Control, request: UploadInputsReques
         Some(Id::ProjectId(id)) => control.project_scope(id)?,
         None => return Err(invalid("id: run_id or project_id is required")),
     };
-    control.check_place(&scope).await?;
+    control.site(&scope).await?;
     let ignored = match &request.task {
         Some(Task::TaskSpec(spec)) => ignored_inputs(spec),
         Some(Task::TaskId(id)) => ignored_inputs(&task::stored_spec(control, id).await?),

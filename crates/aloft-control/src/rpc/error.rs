@@ -74,6 +74,7 @@ impl From<Refusal> for Failure {
             | Refusal::NoSuchParent(_)
             | Refusal::NotIntroduced(_)
             | Refusal::NoSuchQueue(_) => ErrorCode::NotFound,
+            Refusal::Outdated => ErrorCode::Unavailable,
             // The SDK's controller slows down and tries again for as long as it takes.
             Refusal::Full { .. } => ErrorCode::ResourceExhausted,
             // Final for the action, where the SDK would try FAILED_PRECONDITION a hundred times.

@@ -1,8 +1,10 @@
 //! Where things may be created: the domains of an organisation, and projects that exist and are not archived.
 
+use std::sync::Arc;
+
 use aloft_core::{Scope, Time};
 use aloft_flyteidl2::flyteidl2::project::ProjectState;
-use aloft_store::{Domain, Project, StoreError};
+use aloft_store::{Domain, Project, Site, StoreError};
 use buffa::Enumeration as _;
 use connectrpc::{ConnectError, ErrorCode};
 
@@ -64,11 +66,18 @@ impl Control {
         self.store().project(org, id).await.map_err(wire)?.ok_or_else(|| no_project(id))
     }
 
-    /// Refuses a place where nothing can be created: a domain or a project that does not exist, or one that is archived.
-    pub(super) async fn check_place(&self, scope: &Scope) -> Answer<()> {
-        let domain = self.check_domain(&scope.org, &scope.domain);
-        let ((), project) = tokio::try_join!(domain, self.existing_project(&scope.org, &scope.project))?;
-        if is_archived(&project) {
+    /// What is recorded of a place where something can be created. Refuses a domain or a project that does not exist, and one
+    /// that is archived.
+    pub(super) async fn site(&self, scope: &Scope) -> Answer<Arc<Site>> {
+        let site = self.store().site(scope).await.map_err(wire)?;
+        let first = if site.domains.is_empty() { self.first_domains(&scope.org, Time::default()) } else { Vec::new() };
+        let mut domains = site.domains.iter().chain(&first);
+        if !domains.any(|d| d.id == scope.domain) {
+            let known = if first.is_empty() { &site.domains } else { &first };
+            return Err(no_domain(&scope.domain, known));
+        }
+        let project = site.project.as_ref().ok_or_else(|| no_project(&scope.project))?;
+        if is_archived(project) {
             return Err(ConnectError::new(
                 ErrorCode::FailedPrecondition,
                 format!(
@@ -78,6 +87,14 @@ impl Control {
                 ),
             ));
         }
-        Ok(())
+        Ok(self.remember_site(scope, site))
+    }
+
+    /// As [`Control::site`], as it was when it was read last. For what names its revision when it is committed.
+    pub(super) async fn known_site(&self, scope: &Scope) -> Answer<Arc<Site>> {
+        match self.remembered_site(scope) {
+            Some(site) => Ok(site),
+            None => self.site(scope).await,
+        }
     }
 }

@@ -18,7 +18,7 @@ use aloft_flyteidl2::flyteidl2::{
         create_run_request::{Id, InputWrapper, Task},
     },
 };
-use aloft_store::{RunRecord, StoreError, Submission, SubmitError, Which};
+use aloft_store::{RunRecord, Site, StoreError, Submission, SubmitError, Which};
 use buffa::Message as _;
 use connectrpc::RequestContext;
 use tokio::time::Instant;
@@ -34,6 +34,9 @@ use crate::{Control, meter::task_of, names};
 /// How the refusal for a missing bundle ends: the client believes for a day that it uploaded it.
 const STALE_CACHE: &str = "the client remembers uploads for a day; run `flyte delete local-cache` and try again";
 
+/// Times that a run is made anew because what it was made by has changed meanwhile.
+const MAX_TRIES: usize = 5;
+
 pub(super) async fn create_run(
     control: &Control,
     context: &RequestContext,
@@ -41,13 +44,30 @@ pub(super) async fn create_run(
 ) -> Answer<CreateRunResponse> {
     let began = Instant::now();
     let run = new_run_key(control, context, request.id.as_ref())?;
-    let (place, settings) = tokio::join!(control.check_place(&run.scope), control.settings_of(&run.scope));
-    place?;
+    for _ in 0..MAX_TRIES {
+        let site = control.known_site(&run.scope).await?;
+        if let Some(created) = create_by(control, &run, &site, request.clone(), began).await? {
+            return Ok(created);
+        }
+        control.forget_site(&run.scope, &site);
+    }
+    Err(wire(Refusal::Outdated))
+}
+
+/// Creates a run by what is known of its place; `None` if that is outdated.
+async fn create_by(
+    control: &Control,
+    run: &RunKey,
+    site: &Site,
+    request: CreateRunRequest,
+    began: Instant,
+) -> Answer<Option<CreateRunResponse>> {
+    let run = run.clone();
     let task_spec = requested_task(control, request.task).await?;
     let spec = convert::spec(&task_spec)?;
     let mut run_spec = request.run_spec.into_option().unwrap_or_default();
     check_run_spec(control, &run, &run_spec)?;
-    let settings = settings::apply_to_run(&settings?, &run, &mut run_spec, &task_spec)?;
+    let settings = settings::apply_to_run(&site.settings, &run, &mut run_spec, &task_spec)?;
     check_code(control, &run.scope, &task_spec).await?;
 
     let start_time = request.run_start_time.as_option().or_else(|| run_spec.run_start_time.as_option());
@@ -87,8 +107,14 @@ pub(super) async fn create_run(
             traces: taken.traces,
         },
         blobs: [task_blob, run_blob.clone()].into_iter().chain(settings).collect(),
+        made_by: Some(site.revision),
     };
-    let (record, root) = match submit(control, submission).await? {
+    let reply = match control.store().submit(submission).await {
+        Err(SubmitError::Refused(Refusal::Outdated)) => return Ok(None),
+        Err(error) => return Err(named_refusal(control, &run, error).await),
+        Ok(reply) => reply,
+    };
+    let (record, root) = match reply {
         Reply::Created(root) => {
             control.accepted(&run, task.as_deref(), began);
             let record = RunRecord { key: run, created_at: root.created_at, info };
@@ -98,7 +124,7 @@ pub(super) async fn create_run(
         }
         Reply::Done | Reply::Leased(_) | Reply::Unchanged => find_run(control, &run).await?,
     };
-    Ok(CreateRunResponse { run: to_run(&record, &root).into(), ..Default::default() })
+    Ok(Some(CreateRunResponse { run: to_run(&record, &root).into(), ..Default::default() }))
 }
 
 /// Submits a command, and names the run in what is refused.

@@ -264,12 +264,6 @@ pub(super) fn apply_to_run(
 }
 
 impl Control {
-    /// The settings that concern a place.
-    pub(super) async fn settings_of(&self, scope: &Scope) -> Answer<Vec<SettingsVersion>> {
-        let Scope { org, domain, project } = scope.clone();
-        self.store().settings_at(&SettingsKey { org, domain, project }).await.map_err(wire)
-    }
-
     /// The environment variables that the settings gave to a run when it was created.
     pub(crate) async fn default_envs(&self, run: &RunKey, spec: &RunSpec) -> Result<Vec<(String, String)>, StoreError> {
         if spec.default_settings.is_unset() {

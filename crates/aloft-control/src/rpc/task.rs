@@ -93,7 +93,7 @@ pub(super) async fn deploy(control: &Control, request: DeployTaskRequest) -> Ans
             trigger.name
         )));
     }
-    control.check_place(&task_id(control, id)?.scope).await?;
+    control.site(&task_id(control, id)?.scope).await?;
     if put(control, id, spec).await? {
         Ok(DeployTaskResponse::default())
     } else {

@@ -10,7 +10,7 @@ use aloft_core::{
 use aloft_store::{
     AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
     ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Project, ProjectLimits, Pruned, Queue,
-    QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted,
+    QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted, Site,
     Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
 };
 use aloft_store_sqlite::SqliteStore;
@@ -213,6 +213,18 @@ impl Reach {
         }
     }
 
+    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
+        self.hop().await?;
+        if self.weather().is(Defect::NoTurns) {
+            return Ok(Turn::of_one());
+        }
+        let turn_of = Arc::clone(&self.database.turn_of);
+        let passed = move || *turn_of.lock() = None;
+        let turn = turn(Arc::clone(&self.database.dispatch), TURN, self.life.clone(), passed).await;
+        *self.database.turn_of.lock() = Some(self.number);
+        Ok(turn)
+    }
+
     /// Makes what was put off.
     fn catch_up(&self) {
         for submission in std::mem::take(&mut *self.database.late.lock()) {
@@ -332,16 +344,15 @@ impl Store for Reach {
         self.change("prune", self.inner().prune(retention, now, most)).await
     }
 
-    async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
-        self.hop().await?;
-        if self.weather().is(Defect::NoTurns) {
-            return Ok(Turn::of_one());
-        }
-        let turn_of = Arc::clone(&self.database.turn_of);
-        let passed = move || *turn_of.lock() = None;
-        let turn = turn(Arc::clone(&self.database.dispatch), TURN, self.life.clone(), passed).await;
-        *self.database.turn_of.lock() = Some(self.number);
-        Ok(turn)
+    async fn offer_in_turn(
+        &self,
+        now: Time,
+        after: &OfferPlace,
+        groups: usize,
+        each: usize,
+    ) -> Result<(Turn, Offered), StoreError> {
+        let turn = self.dispatch_turn().await?;
+        Ok((turn, self.offer(now, after, groups, each).await?))
     }
 
     async fn lead(&self) -> Result<Turn, StoreError> {
@@ -572,6 +583,10 @@ impl Store for Reach {
 
     async fn put_settings(&self, version: SettingsVersion) -> Result<bool, StoreError> {
         self.change("put_settings", self.inner().put_settings(version)).await
+    }
+
+    async fn site(&self, scope: &Scope) -> Result<Site, StoreError> {
+        self.read("site", self.inner().site(scope)).await
     }
 
     async fn settings_at(&self, key: &SettingsKey) -> Result<Vec<SettingsVersion>, StoreError> {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use aloft_core::{
-    ActionName, ActionState, CacheView, Command, Effect, EndedBelow, Event, QueueRoom, Reply, Reservation, RunInfo,
-    RunKey, Scope, Time, View, Was, apply, decide, effects,
+    ActionName, ActionState, CacheView, Command, Effect, EndedBelow, Event, QueueRoom, Refusal, Reply, Reservation,
+    RunInfo, RunKey, Scope, Time, View, Was, apply, decide, effects,
 };
 use aloft_store::{Blob, Logged, Observer, Seen, StoreError, Submission, SubmitError};
 
@@ -103,7 +103,10 @@ fn one(
     observer: Option<&dyn Observer>,
     now: Time,
 ) -> Result<Reply, SubmitError> {
-    let Submission { run, command, blobs } = submission;
+    let Submission { run, command, blobs, made_by } = submission;
+    if made_by.is_some() && *made_by != known.sites {
+        return Err(Refusal::Outdated.into());
+    }
     let before = decided.runs.get(run).cloned();
     let before = before.or_else(|| {
         known.runs.get(run).map(|r| ChangedRun { info: None, seq: r.seq, made: r.made, at: r.at, started: r.started })

@@ -10,7 +10,7 @@ use super::{Trouble, kept::Kept};
 use crate::{
     Tx,
     cache::{self, Place},
-    rows::{action_name, decode, run_key, time},
+    rows::{action_name, decode, number, run_key, time},
 };
 
 /// A run's row, locked.
@@ -79,6 +79,8 @@ pub(super) struct Known {
     pub(super) places: Places,
     /// Numbers for runs that may be new.
     pub(super) fresh: Vec<i64>,
+    /// The revision of what runs are created by, if some may be.
+    pub(super) sites: Option<u64>,
 }
 
 /// The columns of runs that identify them, as arrays.
@@ -136,7 +138,7 @@ impl Known {
             known.runs.insert(key, run);
         }
         (known.queues, known.places) = limits?;
-        known.fresh = fresh?;
+        (known.fresh, known.sites) = fresh?;
         known.load_actions(tx, submissions, guessed, found?).await?;
         Ok(known)
     }
@@ -246,15 +248,18 @@ async fn actions(tx: &Tx, wanted: &BTreeSet<(i64, ActionName)>) -> Result<Vec<(i
     tx.query(&sql, &[&ids, &names]).await?.iter().map(stored).collect()
 }
 
-/// A number for each run that the commands create, if it is new.
-async fn numbers(tx: &Tx, submissions: &[Submission]) -> Result<Vec<i64>, Trouble> {
+/// A number for each run that the commands create, if it is new; and the revision of what runs are created by.
+async fn numbers(tx: &Tx, submissions: &[Submission]) -> Result<(Vec<i64>, Option<u64>), Trouble> {
     let count = submissions.iter().filter(|s| s.command.creates()).count();
     if count == 0 {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     }
-    let sql = "SELECT nextval(pg_get_serial_sequence('runs', 'id')) FROM generate_series(1, $1::bigint)";
+    let sql = "SELECT nextval(pg_get_serial_sequence('runs', 'id')), revision
+               FROM site_revision, generate_series(1, $1::bigint)";
     let sql = tx.prepare_cached(sql).await?;
-    Ok(tx.query(&sql, &[&(count as i64)]).await?.iter().map(|row| row.get(0)).collect())
+    let found = tx.query(&sql, &[&(count as i64)]).await?;
+    let revision = found.first().map(|row| number(row, 1));
+    Ok((found.iter().map(|row| row.get(0)).collect(), revision))
 }
 
 /// What queues and places hold, where something is to be added to them.

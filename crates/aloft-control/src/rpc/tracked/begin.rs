@@ -31,7 +31,7 @@ pub(in crate::rpc) async fn create_run(
     request: CreateTrackedRunRequest,
 ) -> Answer<CreateRunResponse> {
     let run = run_key(control, context, request.id)?;
-    control.check_place(&run.scope).await?;
+    control.site(&run.scope).await?;
     let task = request.task.map(|task| match task {
         Task::TaskId(id) => create_run_request::Task::TaskId(id),
         Task::TaskSpec(spec) => create_run_request::Task::TaskSpec(spec),
@@ -62,7 +62,8 @@ pub(in crate::rpc) async fn create_run(
     let task_blob = spec.blob.clone();
     let seed = Seed::Task(task_seed(spec, input_uri, control.data().tracked_base(&run)));
     let command = Command::CreateTracked { seed: Box::new(seed), info: Box::new(info), began };
-    run::submit(control, Submission { run: run.clone(), command, blobs: vec![task_blob, run_blob] }).await?;
+    run::submit(control, Submission { blobs: vec![task_blob, run_blob], ..Submission::new(run.clone(), command) })
+        .await?;
     let (record, root) = run::find_run(control, &run).await?;
     Ok(CreateRunResponse { run: run::to_run(&record, &root).into(), ..Default::default() })
 }

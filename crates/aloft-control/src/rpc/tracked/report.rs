@@ -141,7 +141,7 @@ async fn submission(control: &Control, run: &RunKey, update: &TrackedActionUpdat
         began: began(update, event)?,
         report,
     };
-    Ok(Submission { run: run.clone(), command, blobs: blob.flatten().into_iter().collect() })
+    Ok(Submission { blobs: blob.flatten().into_iter().collect(), ..Submission::new(run.clone(), command) })
 }
 
 fn attempt(number: u32) -> Answer<u32> {
