@@ -478,14 +478,18 @@ def measure_load(binary: Path, home: Path, short: bool, report: Report) -> None:
             report.under_load[name] = rows
 
 
-def beside_peers(binary: Path, home: Path, url: str, seconds: int, short: bool) -> peers.Found:
+def beside_peers(binary: Path, home: Path, url: str, pid: int, seconds: int, short: bool) -> peers.Found:
     """What of Aloft stands beside its peers: under load on the same Postgres, and its start and its end."""
     only = ["--only", "create,submit,handed,noop", "--seconds", str(seconds), *(["--short"] if short else [])]
-    rows = load(binary, home, url, *only)
+    rows = load(binary, home, url, "--postgres-pid", str(pid), *only)
+    noop = rows[f"durable no-op actions, {seconds} s"]["numbers"]
+    submit = rows["run submissions, 64 clients"]["numbers"]
     found: peers.Found = {
-        "noop": rows[f"durable no-op actions, {seconds} s"]["numbers"]["rate"],
-        "memory loaded": rows[f"durable no-op actions, {seconds} s"]["numbers"]["memory_mb"],
-        "submit": rows["run submissions, 64 clients"]["numbers"]["rate"],
+        "noop": noop["rate"],
+        "noop, cpu": noop["server_cpu_per_1000"] + noop["database_cpu_per_1000"],
+        "memory loaded": noop["memory_mb"],
+        "submit": submit["rate"],
+        "submit, cpu": (submit["server_cpu"] + submit["database_cpu"]) / submit["n"] * 1000,
         "handed": rows["Enqueue sent to handed to a waiting worker"]["raw"],
         "create": rows["CreateRun, light load"]["raw"],
         "fdatasync": rows["fdatasync of 4 KiB"]["raw"],
@@ -512,11 +516,11 @@ def beside_peers(binary: Path, home: Path, url: str, seconds: int, short: bool) 
 
 def measure_peers(binary: Path, home: Path, rounds: int, short: bool, report: Report) -> None:
     """Aloft and other engines in turns, on the same disk and the same Postgres: see bench/peers."""
-    with postgres(home) as (url, _):
+    with postgres(home) as (url, pid):
         print(flush=True)
         seconds, requests = (5, 100) if short else (30, 500)
-        setting = peers.Setting(home, home / "postgres", seconds, requests)
-        compared = peers.compare(setting, rounds, lambda: beside_peers(binary, home, url, seconds, short))
+        setting = peers.Setting(home, home / "postgres", pid, seconds, requests)
+        compared = peers.compare(setting, rounds, lambda: beside_peers(binary, home, url, pid, seconds, short))
     print(f"\n{compared.table()}\n")
     report.peers = compared.raw()
 

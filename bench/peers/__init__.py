@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import shutil
 import signal
 import socket
 import statistics
+import string
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ CACHE = Path(os.environ.get("ALOFT_CACHE") or Path.home() / ".cache/aloft") / "p
 NODE = "24.21.0"
 # No peer reports to its makers.
 ENVIRONMENT = dict(os.environ, DO_NOT_TRACK="1", SCARF_ANALYTICS="false", RESTATE_DISABLE_TELEMETRY="true", NODE_ENV="production")
-INSTALLING, MEASURING = 900, 600
+INSTALLING, BUILDING, MEASURING = 900, 3600, 600
 # What one round of a peer or of Aloft found: single numbers, and milliseconds of single requests.
 Found = dict[str, float | list[float]]
 
@@ -37,10 +39,11 @@ class Unavailable(Exception):
 
 @dataclass
 class Setting:
-    """Where and how long is measured: a directory, a Postgres by its socket, seconds of load, requests at light load."""
+    """Where and how long is measured: a directory, a Postgres by its socket and process, seconds of load, requests at light load."""
 
     home: Path
     socket: Path
+    postgres: int
     seconds: int
     requests: int
 
@@ -57,11 +60,11 @@ class Setting:
         run(["psql", "-q", "-h", self.socket, "-U", "aloft", "-d", "postgres", "-c", statement])
 
 
-def run(command: list[str | Path], limit: int = MEASURING) -> str:
+def run(command: list[str | Path], limit: int = MEASURING, place: Path | None = None) -> str:
     """What a command says; an error with its last words, if it fails."""
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command, cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=ENVIRONMENT, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
@@ -110,9 +113,19 @@ def running(command: list[str | Path], log: Path, environment: dict[str, str] | 
             process.wait()
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, among: range | None = None) -> list[int]:
+    """Ports that nobody listens on: any, or the first of some."""
     with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        listeners: list[socket.socket] = []
+        wanted = iter(among) if among else itertools.repeat(0)
+        while len(listeners) < count:
+            try:
+                listeners.append(stack.enter_context(socket.create_server(("127.0.0.1", next(wanted)))))
+            except OSError:
+                if not among:
+                    raise
+            except StopIteration:
+                raise Unavailable(f"fewer than {count} ports are free from {among[0]} to {among[-1]}") from None
         return [listener.getsockname()[1] for listener in listeners]
 
 
@@ -137,6 +150,23 @@ def resident(process: subprocess.Popen) -> float:
     """MB that a process has in memory."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:"))
+
+
+def cpu_seconds(pid: int, *, children: bool = False) -> float:
+    """Of a process; with its children, those that have ended too, for Postgres is a process for each connection."""
+
+    def fields(stat: Path) -> list[str]:
+        try:
+            return stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+
+    own = fields(Path(f"/proc/{pid}/stat"))
+    ticks = sum(map(int, own[11 : 15 if children else 13]))
+    if children:
+        others = (fields(stat) for stat in Path("/proc").glob("[0-9]*/stat"))
+        ticks += sum(int(other[11]) + int(other[12]) for other in others if other[1:2] == [str(pid)])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 # The peers
@@ -260,9 +290,88 @@ class Dbos:
         return found
 
 
+class Temporal:
+    """Temporal: its server with all its services in one process and its stores in Postgres, clients and worker in Go."""
+
+    name = "Temporal 1.32.1"
+    # A shard writes one transaction at a time: with few of them, writes wait for the disk one after another.
+    SHARDS = 64
+    # Its tables keep ports as signed numbers of 16 bits, and those beyond are what free ones are taken from.
+    PORTS = range(17230, 17430)
+
+    def __init__(self) -> None:
+        if not shutil.which("go"):
+            raise Unavailable("its server has to be built, and there is no Go")
+        place = CACHE / "temporal"
+        place.mkdir(parents=True, exist_ok=True)
+        parts = ["go.temporal.io/server/cmd/server", "go.temporal.io/server/cmd/tools/sql", "."]
+        run(["go", "build", "-buildvcs=false", "-o", f"{place}/", *parts], BUILDING, HERE / "temporal")
+        self.server, self.tables, self.driver = place / "server", place / "sql", place / "temporal"
+
+    def measure(self, setting: Setting) -> Found:
+        home = setting.home / "temporal"
+        home.mkdir()
+        with setting.database("temporal"), setting.database("temporal_visibility"):
+            for database, schema in (("temporal", "temporal"), ("temporal_visibility", "visibility")):
+                of_database = ["--pl", "postgres12_pgx", "--ca", f"host={setting.socket}", "-p", "5432", "-u", "aloft", "--db", database]
+                run([self.tables, *of_database, "setup-schema", "-v", "0.0"])
+                run([self.tables, *of_database, "update-schema", "--schema-name", f"postgresql/v12/{schema}"])
+            found = self.with_tables(setting, home)
+        shutil.rmtree(home)
+        return found
+
+    def with_tables(self, setting: Setting, home: Path) -> Found:
+        found: Found = {}
+        names = ("frontend", "history", "matching", "worker")
+        ports = dict(zip((*names, *(f"{name}_membership" for name in names), "http"), free_ports(9, self.PORTS), strict=True))
+        about = {"socket": setting.socket, "limits": HERE / "temporal/limits.yaml", "shards": self.SHARDS, **ports}
+        written = string.Template((HERE / "temporal/server.yaml").read_text()).substitute(about)
+        (home / "server.yaml").write_text(written)
+        command, log = [self.server, "--config-file", home / "server.yaml", "--allow-no-auth", "start"], setting.home / "temporal.log"
+        http, spaces, address = ports["http"], "/api/v1/namespaces", f"127.0.0.1:{ports['frontend']}"
+        # Nobody works on this queue: what is measured is that it is accepted.
+        nobody = json.dumps({
+            "workflowType": {"name": "noop"}, "taskQueue": {"name": "nobody"},
+            "workflowIdConflictPolicy": "WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING",
+        }).encode()  # fmt: skip
+        began = time.perf_counter()
+        with running(command, log) as server:
+            answered(server, "GET", http, spaces)
+            found["start"] = (time.perf_counter() - began) * 1000
+            bench = {"namespace": "bench", "workflowExecutionRetentionPeriod": "86400s"}
+            answered(server, "POST", http, spaces, json.dumps(bench).encode())
+            answered(server, "POST", http, f"{spaces}/bench/workflows/first", nobody)
+            found["memory idle"] = resident(server)
+            found.update(ask([self.driver, "latency", address, str(setting.requests)]))
+            for mode in ("workflows", "activities", "local"):
+                found.update(self.loaded(setting, server, mode, address))
+            found["memory loaded"] = resident(server)
+            began = time.perf_counter()
+            server.kill()
+            server.wait()
+        with running(command, log) as server:
+            answered(server, "GET", http, spaces)
+            found["killed, rpc"] = (time.perf_counter() - began) * 1000
+            answered(server, "POST", http, f"{spaces}/bench/workflows/second", nobody)
+            found["killed, create"] = (time.perf_counter() - began) * 1000
+        return found
+
+    def loaded(self, setting: Setting, server: subprocess.Popen, mode: str, address: str) -> Found:
+        """The rate of a load, and the seconds of CPU that a thousand took, warming up included."""
+
+        def used() -> dict[str, float]:
+            return {"server": cpu_seconds(server.pid), "database": cpu_seconds(setting.postgres, children=True)}
+
+        before = used()
+        done = ask([self.driver, mode, address, str(setting.seconds)])
+        each = {whose: (now - before[whose]) / done["ended"] * 1000 for whose, now in used().items()}
+        of_whom = {f"{mode}, {whose} cpu": value for whose, value in each.items()}
+        return {mode: done["rate"], f"{mode}, cpu": sum(each.values()), **of_whom}
+
+
 # Beside Aloft
 
-PEERS = (Graphile, Restate, Dbos)
+PEERS = (Graphile, Restate, Dbos, Temporal)
 # What of a peer stands beside what of Aloft, in which unit. Of rates more is better, of everything else less.
 COMPARED = {
     Graphile: (
@@ -290,14 +399,30 @@ COMPARED = {
         ("workflow to its result", "latency", "handed", "ms"),
         ("start to first result", "start", "start", "ms"),
     ),
+    Temporal: (
+        ("workflows started and ended", "workflows", "submit", "/s"),
+        ("CPU for 1,000 of them", "workflows, cpu", "submit, cpu", "s"),
+        ("no-op activities", "activities", "noop", "/s"),
+        ("CPU for 1,000 of them", "activities, cpu", "noop, cpu", "s"),
+        ("local activities", "local", "noop", "/s"),
+        ("CPU for 1,000 of them", "local, cpu", "noop, cpu", "s"),
+        ("workflow accepted", "accepted", "create", "ms"),
+        ("workflow to its code", "workflow", "handed", "ms"),
+        ("activity to its code", "activity", "handed", "ms"),
+        ("start to first answer", "start", "start", "ms"),
+        ("kill -9 to first answer", "killed, rpc", "killed, rpc", "ms"),
+        ("kill -9 to first workflow", "killed, create", "killed, create", "ms"),
+        ("memory after start", "memory idle", "memory idle", "MB"),
+        ("memory after load", "memory loaded", "memory loaded", "MB"),
+    ),
 }
 OF_ALOFT = {
     "noop": "no-op actions", "submit": "run submissions", "handed": "Enqueue to the worker", "create": "CreateRun",
     "start": "start to first RPC", "killed, rpc": "kill -9 to first RPC", "killed, create": "kill -9 to first CreateRun",
     "memory idle": "memory after start", "memory loaded": "memory after load",
+    "noop, cpu": "CPU for 1,000 actions", "submit, cpu": "CPU for 1,000 runs",
 }  # fmt: skip
 NOT_MEASURED = {
-    "Temporal": "not measured: its server was not built in the time that was given for it, see bench/README.md",
     "Hatchet": "not measured: its source cannot be had from the Go module registry, see bench/README.md",
 }
 
@@ -347,7 +472,9 @@ class Comparison:
 
 
 def shown(values: list[float], unit: str) -> str:
-    return f"{statistics.median(values):.1f} {unit} ({min(values):.1f} to {max(values):.1f})"
+    places = 2 if unit == "s" else 1
+    middle, least, most = (f"{value:.{places}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} {unit} ({least} to {most})"
 
 
 def compare(setting: Setting, rounds: int, aloft: Callable[[], Found]) -> Comparison:
