@@ -1,7 +1,7 @@
-// Temporal with workflows and activities that do nothing: temporal (workflows | activities | local | latency) ADDRESS AMOUNT
+// Temporal with workflows and activities that do nothing: temporal [-eager] (workflows | activities | local | latency) ADDRESS AMOUNT
 //
 // AMOUNT is seconds, for latency the number of workflows. Clients and worker are this process. What has ended is what the
-// server has acknowledged as ended, seen by the client's own calls: so only what is durable counts.
+// server has acknowledged as ended, seen by the worker's own calls: so only what is durable counts.
 package main
 
 import (
@@ -31,22 +31,28 @@ const (
 	apart            = 20 * time.Millisecond
 	// The first of the requests at light load warm what is to be warm.
 	warming = 20
-	// A history of more than some ten thousand events is to be avoided, and an activity has three of them, or one.
-	perHistory = 1000
 )
 
-// What was best of what was tried on two cores.
+// What was best of what was tried on two cores, but for the differences that were less than those between rounds.
 var (
-	clients   = flag.Int("clients", 64, "clients that start workflows")
-	underWay  = flag.Int64("under-way", 1000, "started workflows that have not ended, at most")
-	pollers   = flag.Int("pollers", 16, "requests that wait for work, of workflows and of activities each")
-	parents   = flag.Int("parents", 10, "workflows that run activities")
-	inFlight  = flag.Int("in-flight", 50, "activities at once in each of them")
-	eagerness = flag.Bool("eager", false, "workflows are handed to their worker in the answer to their start")
+	clients = flag.Int("clients", 64, "clients that start workflows")
+	// With more, the server writes down tasks that nobody waits for yet.
+	underWay = flag.Int("under-way", 128, "started workflows that have not ended, at most")
+	pollers  = flag.Int("pollers", 16, "requests that wait for work, of workflows and of activities each")
+	parents  = flag.Int("parents", 10, "workflows that run activities")
+	// The SDK looks at all that wait in a workflow whenever one of them goes on.
+	inFlight = flag.Int("in-flight", 10, "activities at once in each of them")
+	// A history is not to have more than some ten thousand events, and an activity is three. Local ones are acknowledged
+	// with their workflow's task, which is one for as many as this.
+	perHistory = flag.Int("per-history", 500, "activities until a workflow goes on in a new history")
+	eager      = flag.Bool("eager", false, "workflows are handed to their worker in the answer to their start")
 )
 
-// What the server has acknowledged as ended.
-var workflowsEnded, activitiesEnded, localsEnded atomic.Int64
+// What the server has acknowledged as ended, and room for workflows under way.
+var (
+	workflowsEnded, activitiesEnded, localsEnded atomic.Int64
+	room                                         chan struct{}
+)
 
 func count(ctx context.Context, method string, request, answer any, connection *grpc.ClientConn, call grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	err := call(ctx, method, request, answer, connection, options...)
@@ -61,6 +67,10 @@ func count(ctx context.Context, method string, request, answer any, connection *
 			switch command.CommandType {
 			case enums.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION:
 				workflowsEnded.Add(1)
+				select {
+				case <-room:
+				default:
+				}
 			case enums.COMMAND_TYPE_RECORD_MARKER:
 				localsEnded.Add(1)
 			}
@@ -100,7 +110,7 @@ func once(ctx workflow.Context) error {
 }
 
 // Runs activities, so many at once, and goes on in a new history when its own is long.
-func parent(ctx workflow.Context, local bool, atOnce int) error {
+func parent(ctx workflow.Context, local bool, atOnce, most int) error {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Minute})
 	ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Minute})
 	var failed error
@@ -110,7 +120,7 @@ func parent(ctx workflow.Context, local bool, atOnce int) error {
 		all.Add(1)
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer all.Done()
-			for begun < perHistory && !stop && failed == nil {
+			for begun < most && !stop && failed == nil {
 				begun++
 				var ended workflow.Future
 				if local {
@@ -130,7 +140,7 @@ func parent(ctx workflow.Context, local bool, atOnce int) error {
 	if stop || failed != nil {
 		return failed
 	}
-	return workflow.NewContinueAsNewError(ctx, parent, local, atOnce)
+	return workflow.NewContinueAsNewError(ctx, parent, local, atOnce, most)
 }
 
 // How many end each second once it is warm, until the time is up.
@@ -142,7 +152,7 @@ func rate(ended *atomic.Int64, seconds int) float64 {
 }
 
 func start(temporal client.Client, what any, arguments ...any) client.WorkflowRun {
-	options := client.StartWorkflowOptions{TaskQueue: queue, EnableEagerStart: *eagerness}
+	options := client.StartWorkflowOptions{TaskQueue: queue, EnableEagerStart: *eager}
 	run, err := temporal.ExecuteWorkflow(context.Background(), options, what, arguments...)
 	if err != nil {
 		fail(err)
@@ -156,10 +166,7 @@ func workflows(temporal client.Client, seconds int) map[string]any {
 	for range *clients {
 		starting.Go(func() {
 			for !stopping.Load() {
-				if started.Load()-workflowsEnded.Load() >= *underWay {
-					time.Sleep(time.Millisecond)
-					continue
-				}
+				room <- struct{}{}
 				start(temporal, noop)
 				started.Add(1)
 			}
@@ -181,7 +188,7 @@ func activities(temporal client.Client, seconds int, local bool) map[string]any 
 	}
 	var runs []client.WorkflowRun
 	for range *parents {
-		runs = append(runs, start(temporal, parent, local, *inFlight))
+		runs = append(runs, start(temporal, parent, local, *inFlight, *perHistory))
 	}
 	found := rate(ended, seconds)
 	stopping.Store(true)
@@ -224,6 +231,7 @@ func fail(err error) {
 
 func main() {
 	flag.Parse()
+	room = make(chan struct{}, *underWay)
 	if flag.NArg() != 3 {
 		fail(fmt.Errorf("usage: temporal [options] (workflows | activities | local | latency) ADDRESS AMOUNT"))
 	}
