@@ -89,15 +89,12 @@ pub(crate) async fn offer(
         };
         // Once for each group is enough.
         let n = row.get::<_, i64>(0);
-        let run = match row.get::<_, Option<&str>>(9).filter(|_| last.swap(n, Relaxed) != n) {
-            Some(_) => Some(RunFound {
-                key: run_key(row, 9),
-                max_actions: row.get::<_, Option<i64>>(13).and_then(|n| u32::try_from(n).ok()),
-                in_flight: number(row, 14),
-                started: row.get(15),
-            }),
-            None => None,
-        };
+        let run = row.get::<_, Option<&str>>(9).filter(|_| last.swap(n, Relaxed) != n).map(|_| RunFound {
+            key: run_key(row, 9),
+            max_actions: row.get::<_, Option<i64>>(13).and_then(|n| u32::try_from(n).ok()),
+            in_flight: number(row, 14),
+            started: row.get(15),
+        });
         Ok((n, group, candidate, run))
     });
     let sql = "SELECT min(ready_at + 0) FROM live WHERE ready_at IS NOT NULL AND ready_at + 0 > $1";
