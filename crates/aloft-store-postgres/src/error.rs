@@ -46,7 +46,7 @@ pub(crate) fn corrupt(what: &str, error: impl std::fmt::Display) -> StoreError {
 }
 
 /// The error with its causes: the outermost of a lost connection only says that there was one.
-fn describe(error: &tokio_postgres::Error) -> String {
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {

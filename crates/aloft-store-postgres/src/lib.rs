@@ -23,8 +23,11 @@ mod recent;
 mod records;
 mod rows;
 mod schema;
+mod tls;
 mod turn;
 mod workers;
+
+pub use self::tls::split_address;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -132,13 +135,32 @@ struct Shared {
     walks: prune::Walks,
 }
 
-fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
-    // The address may hold a password, so it is not repeated.
-    let mut config: Config = url.parse().map_err(|e| {
-        StoreError::Unavailable(format!(
-            "the database's address is not one: postgres://user:password@host:5432/name ({e})"
-        ))
+/// What an address says, and what it says of TLS.
+fn address(url: &str) -> Result<(Config, tls::Terms), String> {
+    let (rest, terms) = tls::Terms::take(url)?;
+    let config = rest.parse().map_err(|e: tokio_postgres::Error| {
+        // It may hold a password, so it is not repeated; nor are parameters that may be the rest of a password.
+        let form = "it is not written as postgres://user:password@host:5432/name?parameters";
+        if split_address(url).1.contains('@') {
+            format!("{form}; write an @ in a password or a parameter as %40")
+        } else {
+            format!("{form} ({})", error::describe(&e))
+        }
     })?;
+    Ok((config, terms))
+}
+
+/// Whether `url` can be the address of a database: its form, its parameters and what it says of TLS.
+///
+/// # Errors
+/// What is wrong and what to write instead, without a password.
+pub fn check_address(url: &str) -> Result<(), String> {
+    address(url).map(drop)
+}
+
+fn parse(url: &str, options: &Options) -> Result<Connector, StoreError> {
+    let unusable = |e| StoreError::Unavailable(format!("the database's address cannot be used: {e}"));
+    let (mut config, terms) = address(url).map_err(unusable)?;
     // A transaction that its client has forgotten must not keep others waiting; nor may one that hangs.
     // Statements look up rows by their keys: one plan for each, whatever its values and however old the statistics. Lists are
     // planned by theirs (`Reader::listing`). And who counts children (`0006_cheaper.sql`).
@@ -154,7 +176,7 @@ fn parse(url: &str, options: &Options) -> Result<Config, StoreError> {
     config.connect_timeout(options.wait);
     config.keepalives_idle(Duration::from_secs(15));
     config.tcp_user_timeout(Duration::from_secs(15));
-    Ok(config)
+    Connector::new(config, terms, options.password.clone())
 }
 
 /// A word that no other process has.
@@ -182,7 +204,7 @@ async fn spare(pool: Pool, idle: usize) {
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub async fn inspect(url: &str, options: &Options) -> Result<Found, StoreError> {
-    let connect = connect::Connector::new(parse(url, options)?, options.password.clone());
+    let connect = parse(url, options)?;
     let (client, connection) = connect.open().await.map_err(from_postgres)?;
     let driven = tokio::spawn(connection);
     let row = client.query_one("SHOW server_version", &[]).await.map_err(from_postgres)?;
@@ -209,10 +231,10 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Newer`]; nothing is changed then.
     pub async fn open(url: &str, options: &Options, clock: Clock) -> Result<Self, StoreError> {
-        let config = parse(url, options)?;
-        let connect = connect::Connector::new(config.clone(), options.password.clone());
+        let connect = parse(url, options)?;
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_connect(config, connect.clone(), recycling);
+        // The connector knows where to; the manager only carries a configuration to it.
+        let manager = Manager::from_connect(Config::new(), connect.clone(), recycling);
         let lifetime = options.lifetime;
         let pool = Pool::builder(manager)
             .pre_recycle(Hook::sync_fn(move |_, metrics| {

@@ -64,7 +64,7 @@ impl Postgres {
     /// The address without the password, to show.
     pub(crate) fn shown(&self) -> String {
         let url = self.url.expose();
-        let (head, parameters) = url.split_once('?').map_or((url, ""), |(h, p)| (h, p));
+        let (head, parameters) = aloft_store_postgres::split_address(url);
         let (scheme, rest) = head.split_once("://").unwrap_or(("postgres", head));
         let (who, place) = rest.rsplit_once('@').map_or(("", rest), |(w, p)| (w, p));
         let user = who.split(':').next().unwrap_or_default();
@@ -122,6 +122,10 @@ impl Database {
             (None, Some(path)) => Some(Password::File(Arc::new(SecretFile::new(path)))),
             (None, None) => None,
         };
+        let key = if self.url.is_some() { "database.url" } else { "database.options" };
+        aloft_store_postgres::check_address(url.expose()).map_err(|reason| {
+            (key, reason, "see \"TLS to Postgres\" in docs/configuration.md, and the manual of Postgres")
+        })?;
         Ok(Place::Postgres(Postgres { url, password, pool: self.connection_pool.clone() }))
     }
 
@@ -191,6 +195,26 @@ mod tests {
         assert_eq!(postgres.shown(), "postgres://me%40corp@db.internal:5432/aloft?...");
         let Place::Postgres(postgres) = database(|d| d.host = Some("::1".to_owned())).unwrap() else { panic!() };
         assert_eq!(postgres.url.expose(), "postgres://aloft@[::1]:5432/aloft");
+    }
+
+    #[test]
+    fn an_address_says_what_is_wrong_with_it() {
+        for (text, word) in [
+            ("postgres://me@h/n?sslmode=verify-ful", "sslmode=verify-ful is not known"),
+            ("postgres://me@h/n?sslrootcert=/r", "write sslmode=verify-full"),
+            ("postgres://me@h/n?colour=red", "colour"),
+            ("postgres://me@h:port/n", "postgres://user:password@host:5432/name"),
+        ] {
+            let error = url(text).unwrap_err();
+            assert!(error.starts_with("database.url: ") && error.contains(word), "{text}: {error}");
+        }
+        let of_keys = database(|d| (d.host, d.options) = (Some("h".to_owned()), "sslmode=yes".to_owned())).unwrap_err();
+        assert!(of_keys.starts_with("database.options: sslmode=yes is not known"), "{of_keys}");
+        // What is no parameter may be a part of a password.
+        let error = url("postgres://me:xq@zq?wq@h/n").unwrap_err();
+        assert!(error.contains("%40") && !error.contains('q'), "{error}");
+        let Place::Postgres(postgres) = url("postgres://me:hun?ter2@h/n").unwrap() else { panic!() };
+        assert_eq!(postgres.shown(), "postgres://me@h/n");
     }
 
     #[test]

@@ -172,7 +172,7 @@ pub(crate) struct Database {
     pub(crate) password: Option<Secret>,
     /// A file that holds the password of Postgres. It is read again for every connection, so that it can change.
     pub(crate) password_path: Option<PathBuf>,
-    /// More parameters of the connection to Postgres, as in a URL: `sslmode=require&connect_timeout=5`.
+    /// More parameters of the connection to Postgres, as in a URL: `sslmode=verify-full&connect_timeout=5`.
     pub(crate) options: String,
     pub(crate) connection_pool: ConnectionPool,
 }

@@ -1,11 +1,12 @@
 //! The Postgres engine on a real Postgres: the common suite, and what is its own.
 
+mod server;
+mod tls;
+
 use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
     sync::{
         Arc, Weak,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -17,59 +18,11 @@ use aloft_core::{
 use aloft_store::{OfferPlace, Queue, Store, StoreError, Submission, SubmitError, Turn, Which};
 use aloft_store_postgres::{Clock, Options, PostgresStore};
 
+use self::server::Server;
+
 fn clock() -> Clock {
     let now = AtomicI64::new(1_700_000_000_000_000);
     Arc::new(move || Time::from_micros(now.fetch_add(1000, Ordering::Relaxed)))
-}
-
-/// A server of its own for this program; it ends with it.
-struct Server {
-    process: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/postgres.sh");
-        // Durability costs the tests time and proves nothing here.
-        let process = Command::new(script)
-            .arg(dir.path())
-            .args(["fsync=off", "max_connections=200", "shared_buffers=64MB"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { process, dir };
-        for _ in 0..600 {
-            if server.is_ready() {
-                return server;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("Postgres did not start: see tools/postgres.sh");
-    }
-
-    /// Postgres says so in its lock file.
-    fn is_ready(&self) -> bool {
-        let lock = std::fs::read_to_string(self.dir.path().join("data/postmaster.pid")).unwrap_or_default();
-        lock.lines().last().is_some_and(|line| line.trim() == "ready")
-    }
-
-    fn url(&self) -> String {
-        let host = self.dir.path().to_str().unwrap().replace('/', "%2F");
-        format!("postgres://aloft@{host}/aloft")
-    }
-
-    /// The address of a schema of its own, empty.
-    async fn empty(&self) -> String {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let name = format!("s{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (client, connection) = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client.batch_execute(&format!("CREATE SCHEMA {name}")).await.unwrap();
-        format!("{}?options=-c%20search_path%3D{name}", self.url())
-    }
 }
 
 /// The server that the tests of this program share while any of them runs.
@@ -77,7 +30,7 @@ fn shared() -> Arc<Server> {
     static SHARED: parking_lot::Mutex<Weak<Server>> = parking_lot::Mutex::new(Weak::new());
     let mut shared = SHARED.lock();
     shared.upgrade().unwrap_or_else(|| {
-        let server = Arc::new(Server::start());
+        let server = Arc::new(Server::start(&[]));
         *shared = Arc::downgrade(&server);
         server
     })
@@ -90,13 +43,6 @@ fn options() -> Options {
 
 async fn open(url: &str) -> PostgresStore {
     PostgresStore::open(url, &options(), clock()).await.unwrap()
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -311,7 +257,7 @@ async fn a_commit_is_heard_everywhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_connections_lose_nothing() {
     // Of its own: the connections of others are not for it to end.
-    let server = Server::start();
+    let server = Server::start(&[]);
     let url = server.empty().await;
     let store = open(&url).await;
     with_queue(&store).await;
