@@ -71,13 +71,18 @@ impl Report {
     }
 
     /// A distribution of milliseconds.
-    pub(crate) fn spread(&mut self, name: &str, goal: &str, values: Vec<f64>) {
+    ///
+    /// # Errors
+    /// If there is none: nothing was seen of what was measured.
+    pub(crate) fn spread(&mut self, name: &str, goal: &str, values: Vec<f64>) -> Result<()> {
+        anyhow::ensure!(!values.is_empty(), "{name}: none was seen");
         let values = sorted(values);
         let at = |q| quantile(&values, q);
         let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
         let value = format!("p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms, n {}", values.len());
         let numbers = [("p50", p50), ("p99", p99), ("max", max)].map(|(name, n)| (name.to_owned(), n)).into();
         self.push(name, value, goal, numbers, values);
+        Ok(())
     }
 
     /// Writes everything so far.

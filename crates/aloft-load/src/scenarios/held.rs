@@ -38,7 +38,7 @@ pub(super) async fn held(setting: &Setting, report: &mut Report) -> Result<()> {
         starts.push(ms(took));
         server.stop().await?;
     }
-    report.spread("start to first RPC, empty", "300 ms; 150 ms", starts);
+    report.spread("start to first RPC, empty", "300 ms; 150 ms", starts)?;
 
     let (server, _) = Server::real(setting, &data, &url).await?;
     let client = Client::new(&server.url, Work::Sleep).await?;
@@ -74,9 +74,9 @@ pub(super) async fn held(setting: &Setting, report: &mut Report) -> Result<()> {
         server.found_again(PATIENCE).await?;
         owned.push(ms(began.elapsed()));
     }
-    report.spread(&format!("kill -9 to first RPC, {count} live actions"), "1 s; 0.5 s", first.clone());
-    report.spread(&format!("start to first RPC with {count} live actions"), "3 s; 1 s", first);
-    report.spread(&format!("kill -9 to every one of {count} live actions owned again"), "10 s; 5 s", owned);
+    report.spread(&format!("kill -9 to first RPC, {count} live actions"), "1 s; 0.5 s", first.clone())?;
+    report.spread(&format!("start to first RPC with {count} live actions"), "3 s; 1 s", first)?;
+    report.spread(&format!("kill -9 to every one of {count} live actions owned again"), "10 s; 5 s", owned)?;
     let (now, most) = server.memory();
     report.figure(
         &format!("memory after a start with {count} live actions"),

@@ -65,7 +65,7 @@ pub(super) async fn list(setting: &Setting, report: &mut Report) -> Result<()> {
         client.list_runs(100).await?;
         took.push(ms(begun.elapsed()));
     }
-    report.spread(&format!("first page of 100 runs of {count}"), "50 ms; 15 ms p99", took);
+    report.spread(&format!("first page of 100 runs of {count}"), "50 ms; 15 ms p99", took)?;
     // What is written beside so many must not be dearer.
     let mut took = Vec::new();
     for i in 0..times {
@@ -73,6 +73,6 @@ pub(super) async fn list(setting: &Setting, report: &mut Report) -> Result<()> {
         client.create(&format!("late{i}")).await?;
         took.push(ms(begun.elapsed()));
     }
-    report.spread(&format!("CreateRun beside {count} runs"), "", took);
+    report.spread(&format!("CreateRun beside {count} runs"), "", took)?;
     Ok(())
 }

@@ -33,8 +33,8 @@ pub(super) async fn create(setting: &Setting, report: &mut Report) -> Result<()>
         client.create(&format!("c{i}")).await?;
         took.push(ms(begun.elapsed()));
     }
-    report.spread("fdatasync of 4 KiB", "", disk);
-    report.spread("CreateRun, light load", "3 / 15 ms; 1 / 5 ms beyond fsync", took);
+    report.spread("fdatasync of 4 KiB", "", disk)?;
+    report.spread("CreateRun, light load", "3 / 15 ms; 1 / 5 ms beyond fsync", took)?;
     Ok(())
 }
 
@@ -96,7 +96,9 @@ pub(super) async fn handed(setting: &Setting, report: &mut Report) -> Result<()>
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     let handed = server.handed().await?;
-    let took = handed.iter().filter_map(|h| Some((h.handed - sent.get(&h.action)?) as f64 / 1000.0)).collect();
-    report.spread("Enqueue sent to handed to a waiting worker", "5 / 20 ms; 2 / 10 ms beyond fsync", took);
+    let took: Vec<f64> =
+        handed.iter().filter_map(|h| Some((h.handed - sent.get(&h.action)?) as f64 / 1000.0)).collect();
+    anyhow::ensure!(took.len() == sent.len(), "{} of {} actions were handed out", took.len(), sent.len());
+    report.spread("Enqueue sent to handed to a waiting worker", "5 / 20 ms; 2 / 10 ms beyond fsync", took)?;
     Ok(())
 }

@@ -62,8 +62,8 @@ async fn views(setting: &Setting, report: &mut Report, client: &Client, server: 
         client.details(run, &flow::name('1', (i * 997) % count)).await?;
         details.push(ms(begun.elapsed()));
     }
-    report.spread(&format!("first page of ListActions, run of {count}"), "", pages);
-    report.spread(&format!("GetActionDetails, run of {count}"), "", details);
+    report.spread(&format!("first page of ListActions, run of {count}"), "", pages)?;
+    report.spread(&format!("GetActionDetails, run of {count}"), "", details)?;
     let before = server.memory().0;
     let (begun, cpu) = (Instant::now(), server.cpu());
     let mut tree = client.watch_tree(run).await?;
@@ -93,8 +93,8 @@ async fn views(setting: &Setting, report: &mut Report, client: &Client, server: 
         heard.push(ms(begun.elapsed()));
     }
     let each = (server.cpu() - cpu) / times as f64 * 1000.0;
-    report.spread(&format!("Enqueue into a run of {count} that is watched"), "", took);
-    report.spread(&format!("Enqueue to its end heard by WatchActions, run of {count}"), "", heard);
+    report.spread(&format!("Enqueue into a run of {count} that is watched"), "", took)?;
+    report.spread(&format!("Enqueue to its end heard by WatchActions, run of {count}"), "", heard)?;
     report.figure(
         &format!("CPU of one action of a watched run of {count}, alone"),
         format!("{each:.2} ms"),
