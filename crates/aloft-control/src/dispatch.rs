@@ -177,8 +177,7 @@ impl Control {
     }
 
     /// Puts back what was leased although the session is over by now: whoever has the worker's name since then was told what it
-    /// holds without it. Nothing comes of it if a worker hears of an attempt that goes back: it is told that it is over, as of
-    /// every other that it loses.
+    /// holds without it. A worker that has begun such an attempt is told to stop it, as with every other that it loses.
     async fn put_back_if_over(&self, session: &Session, taken: &[(RunKey, ActionState)]) {
         loop {
             match self.put_back(session, taken).await {

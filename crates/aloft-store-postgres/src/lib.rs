@@ -27,7 +27,7 @@ mod tls;
 mod turn;
 mod workers;
 
-pub use self::tls::split_address;
+pub use self::{connect::check_address, tls::split_address};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -135,50 +135,6 @@ struct Shared {
     walks: prune::Walks,
 }
 
-/// What an address says, and what it says of TLS.
-fn address(url: &str) -> Result<(Config, tls::Terms), String> {
-    let (rest, terms) = tls::Terms::take(url)?;
-    let config = rest.parse().map_err(|e: tokio_postgres::Error| {
-        // It may hold a password, so it is not repeated; nor are parameters that may be the rest of a password.
-        let form = "it is not written as postgres://user:password@host:5432/name?parameters";
-        if split_address(url).1.contains('@') {
-            format!("{form}; write an @ in a password or a parameter as %40")
-        } else {
-            format!("{form} ({})", error::describe(&e))
-        }
-    })?;
-    Ok((config, terms))
-}
-
-/// Whether `url` can be the address of a database: its form, its parameters and what it says of TLS.
-///
-/// # Errors
-/// What is wrong and what to write instead, without a password.
-pub fn check_address(url: &str) -> Result<(), String> {
-    address(url).map(drop)
-}
-
-fn parse(url: &str, options: &Options) -> Result<Connector, StoreError> {
-    let unusable = |e| StoreError::Unavailable(format!("the database's address cannot be used: {e}"));
-    let (mut config, terms) = address(url).map_err(unusable)?;
-    // A transaction that its client has forgotten must not keep others waiting; nor may one that hangs.
-    // Statements look up rows by their keys: one plan for each, whatever its values and however old the statistics. Lists are
-    // planned by theirs (`Reader::listing`). And who counts children (`0006_cheaper.sql`).
-    let settings = format!(
-        "-c statement_timeout={} -c idle_in_transaction_session_timeout=10000 -c client_min_messages=warning \
-         -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
-         -c aloft.child_counts=kept",
-        options.statement_timeout.as_millis()
-    );
-    let own = config.get_options().map(|o| format!("{o} ")).unwrap_or_default();
-    config.options(format!("{own}{settings}"));
-    config.application_name("aloft");
-    config.connect_timeout(options.wait);
-    config.keepalives_idle(Duration::from_secs(15));
-    config.tcp_user_timeout(Duration::from_secs(15));
-    Connector::new(config, terms, options.password.clone())
-}
-
 /// A word that no other process has.
 fn own_name() -> String {
     format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
@@ -204,7 +160,7 @@ async fn spare(pool: Pool, idle: usize) {
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub async fn inspect(url: &str, options: &Options) -> Result<Found, StoreError> {
-    let connect = parse(url, options)?;
+    let connect = Connector::to(url, options)?;
     let (client, connection) = connect.open().await.map_err(from_postgres)?;
     let driven = tokio::spawn(connection);
     let row = client.query_one("SHOW server_version", &[]).await.map_err(from_postgres)?;
@@ -231,7 +187,7 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Newer`]; nothing is changed then.
     pub async fn open(url: &str, options: &Options, clock: Clock) -> Result<Self, StoreError> {
-        let connect = parse(url, options)?;
+        let connect = Connector::to(url, options)?;
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         // The connector knows where to; the manager only carries a configuration to it.
         let manager = Manager::from_connect(Config::new(), connect.clone(), recycling);

@@ -212,9 +212,9 @@ impl Hot {
         touched: &mut Touched,
         now: Time,
     ) -> Result<Reply, SubmitError> {
-        let Submission { run, command, blobs, made_by } = submission;
-        if let Some(made_by) = made_by
-            && places::revision(tx).map_err(error::from_sqlite)? != *made_by
+        let Submission { run, command, blobs, site_revision } = submission;
+        if let Some(site_revision) = site_revision
+            && places::revision(tx).map_err(error::from_sqlite)? != *site_revision
         {
             return Err(Refusal::Outdated.into());
         }

@@ -114,13 +114,13 @@ pub struct Submission {
     pub blobs: Vec<Blob>,
     /// The [`Site::revision`] by which it was made, if it was made by one that may be another by now. Of commands that create
     /// a run only.
-    pub made_by: Option<u64>,
+    pub site_revision: Option<u64>,
 }
 
 impl Submission {
     /// A command that brings no blobs.
     pub fn new(run: RunKey, command: Command) -> Self {
-        Self { run, command, blobs: Vec::new(), made_by: None }
+        Self { run, command, blobs: Vec::new(), site_revision: None }
     }
 }
 
@@ -203,7 +203,7 @@ pub struct Offered {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Decides the command on the run's current state and appends the events it yields. One that was
-    /// [made by](Submission::made_by) what has changed is refused as [`Refusal::Outdated`].
+    /// made by a [site](Submission::site_revision) that has changed is refused as [`Refusal::Outdated`].
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError>;
 
     /// Decides commands one after the other, each on the state that those before it left, and commits many at a time. One

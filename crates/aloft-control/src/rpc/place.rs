@@ -41,8 +41,11 @@ impl Control {
     /// The domains of an organisation. One that nobody has used yet has those that every one begins with: reading must
     /// not make records, or anybody could make any number of them.
     pub(super) async fn domains(&self, org: &str) -> Answer<Vec<Domain>> {
-        let found = self.store().domains(org).await.map_err(wire)?;
-        Ok(if found.is_empty() { self.first_domains(org, Time::default()) } else { found })
+        Ok(self.or_first(org, self.store().domains(org).await.map_err(wire)?))
+    }
+
+    fn or_first(&self, org: &str, found: Vec<Domain>) -> Vec<Domain> {
+        if found.is_empty() { self.first_domains(org, Time::default()) } else { found }
     }
 
     /// Records the domains that an organisation begins with, before the first thing of it is recorded; `false` if it has
@@ -69,12 +72,10 @@ impl Control {
     /// What is recorded of a place where something can be created. Refuses a domain or a project that does not exist, and one
     /// that is archived.
     pub(super) async fn site(&self, scope: &Scope) -> Answer<Arc<Site>> {
-        let site = self.store().site(scope).await.map_err(wire)?;
-        let first = if site.domains.is_empty() { self.first_domains(&scope.org, Time::default()) } else { Vec::new() };
-        let mut domains = site.domains.iter().chain(&first);
-        if !domains.any(|d| d.id == scope.domain) {
-            let known = if first.is_empty() { &site.domains } else { &first };
-            return Err(no_domain(&scope.domain, known));
+        let mut site = self.store().site(scope).await.map_err(wire)?;
+        site.domains = self.or_first(&scope.org, site.domains);
+        if !site.domains.iter().any(|d| d.id == scope.domain) {
+            return Err(no_domain(&scope.domain, &site.domains));
         }
         let project = site.project.as_ref().ok_or_else(|| no_project(&scope.project))?;
         if is_archived(project) {

@@ -107,7 +107,7 @@ async fn create_by(
             traces: taken.traces,
         },
         blobs: [task_blob, run_blob.clone()].into_iter().chain(settings).collect(),
-        made_by: Some(site.revision),
+        site_revision: Some(site.revision),
     };
     let reply = match control.store().submit(submission).await {
         Err(SubmitError::Refused(Refusal::Outdated)) => return Ok(None),

@@ -103,8 +103,8 @@ fn one(
     observer: Option<&dyn Observer>,
     now: Time,
 ) -> Result<Reply, SubmitError> {
-    let Submission { run, command, blobs, made_by } = submission;
-    if made_by.is_some() && *made_by != known.sites {
+    let Submission { run, command, blobs, site_revision } = submission;
+    if site_revision.is_some() && *site_revision != known.site_revision {
         return Err(Refusal::Outdated.into());
     }
     let before = decided.runs.get(run).cloned();

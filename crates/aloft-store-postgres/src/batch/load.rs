@@ -80,7 +80,7 @@ pub(super) struct Known {
     /// Numbers for runs that may be new.
     pub(super) fresh: Vec<i64>,
     /// The revision of what runs are created by, if some may be.
-    pub(super) sites: Option<u64>,
+    pub(super) site_revision: Option<u64>,
 }
 
 /// The columns of runs that identify them, as arrays.
@@ -138,7 +138,7 @@ impl Known {
             known.runs.insert(key, run);
         }
         (known.queues, known.places) = limits?;
-        (known.fresh, known.sites) = fresh?;
+        (known.fresh, known.site_revision) = fresh?;
         known.load_actions(tx, submissions, guessed, found?).await?;
         Ok(known)
     }

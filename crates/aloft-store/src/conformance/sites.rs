@@ -26,8 +26,8 @@ fn settings(domain: &str, version: u64) -> SettingsVersion {
 }
 
 /// A run that is made by what was read at `revision`.
-fn made_by(name: &str, revision: u64) -> Submission {
-    Submission { made_by: Some(revision), ..create(&key(name), "d") }
+fn made_at(name: &str, revision: u64) -> Submission {
+    Submission { site_revision: Some(revision), ..create(&key(name), "d") }
 }
 
 pub(super) async fn a_run_is_created_by_what_is_there(store: Handle) {
@@ -35,7 +35,7 @@ pub(super) async fn a_run_is_created_by_what_is_there(store: Handle) {
     let empty = site().await;
     assert_eq!((empty.project.clone(), empty.domains.len(), empty.settings.len()), (None, 0, 0));
     assert_eq!(site().await, empty, "reading changes nothing");
-    ok(&store, made_by("first", empty.revision)).await;
+    ok(&store, made_at("first", empty.revision)).await;
     assert_eq!(site().await, empty, "nor does a run");
 
     // Whatever changes one of them, here or elsewhere, makes what was read before it outdated.
@@ -46,10 +46,10 @@ pub(super) async fn a_run_is_created_by_what_is_there(store: Handle) {
             changes.push(($what, $changed.await.unwrap()));
             let now = site().await;
             assert!(now.revision > known, "{}", $what);
-            let refused = store.submit(made_by($what, known)).await;
+            let refused = store.submit(made_at($what, known)).await;
             assert_eq!(refused, Err(Refusal::Outdated.into()), "{}", $what);
             assert!(store.run(&key($what)).await.unwrap().is_none(), "{}: nothing came of it", $what);
-            ok(&store, made_by($what, now.revision)).await;
+            ok(&store, made_at($what, now.revision)).await;
             known = now.revision;
         };
     }
@@ -75,13 +75,13 @@ pub(super) async fn a_run_is_created_by_what_is_there(store: Handle) {
 
     // Of several in one commit, each is decided by itself; and who does not say is not asked.
     let (old, new, silent) = tokio::join!(
-        store.submit(made_by("old", empty.revision)),
-        store.submit(made_by("new", now.revision)),
+        store.submit(made_at("old", empty.revision)),
+        store.submit(made_at("new", now.revision)),
         store.submit(create(&key("silent"), "d")),
     );
     assert_eq!(old, Err(Refusal::Outdated.into()));
     assert!(new.is_ok() && silent.is_ok());
     // A run that is there already is refused no less: it is looked at with what is there now.
-    assert_eq!(store.submit(made_by("new", empty.revision)).await, Err(Refusal::Outdated.into()));
-    assert_eq!(ok(&store, made_by("new", now.revision)).await, Reply::Unchanged);
+    assert_eq!(store.submit(made_at("new", empty.revision)).await, Err(Refusal::Outdated.into()));
+    assert_eq!(ok(&store, made_at("new", now.revision)).await, Reply::Unchanged);
 }

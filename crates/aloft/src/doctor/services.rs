@@ -67,7 +67,8 @@ pub(super) async fn postgres(place: &Postgres) -> Finding {
     let found = match aloft_store_postgres::inspect(place.url.expose(), &postgres_options(place)).await {
         Ok(found) => found,
         Err(error) => {
-            let remedy = "check that Postgres runs there, the role, its password, and pg_hba.conf";
+            let remedy = "check that Postgres runs there, the role, its password, pg_hba.conf, and what sslmode asks of its \
+                          certificate (docs/configuration.md, \"TLS to Postgres\")";
             return Finding::fail(CHECK, format!("{shown}: {error}"), remedy);
         }
     };
