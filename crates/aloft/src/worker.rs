@@ -74,6 +74,7 @@ pub(crate) fn start(place: Workplace<'_>) -> Result<Worker, Exit> {
         native,
         machine: Machine::detect(),
         max_waiting: config.worker.max_waiting as usize,
+        linger: config.executor.linger.0,
     }))
 }
 

@@ -43,6 +43,17 @@ impl Results {
         Ok(Self { error, outputs, report_uri: if report { report_uri } else { String::new() } })
     }
 
+    /// Whether an attempt has said, durably, how it ended. Cheaper than [`Results::read`].
+    ///
+    /// # Errors
+    /// If the object store does not answer: then nothing can be said yet.
+    pub async fn are_there(store: &dyn ResultStore, output_prefix: &str) -> Result<bool, PlaneError> {
+        let at = |name: &str| format!("{}/{name}", output_prefix.trim_end_matches('/'));
+        let (error_uri, outputs_uri) = (at("error.pb"), at("outputs.pb"));
+        let (error, outputs) = futures::try_join!(store.exists(&error_uri), store.exists(&outputs_uri))?;
+        Ok(error || outputs)
+    }
+
     /// Whether the attempt said, durably, how it ended. What happened to its process then does not matter.
     pub fn are_final(&self) -> bool {
         self.outputs || self.error.is_some()

@@ -74,6 +74,8 @@ pub struct Parts {
     pub machine: Machine,
     /// How many attempts may wait here. 512 keeps the machine busy for a while without the control plane.
     pub max_waiting: usize,
+    /// How long a process may go on after it has written how it ended.
+    pub linger: Duration,
 }
 
 /// What a worker does at the moment.

@@ -7,7 +7,7 @@ use aloft_flyteidl2::flyteidl2::{core::TaskTemplate, task::TaskSpec};
 use aloft_plane::{LeasedAttempt, PlaneError};
 use buffa::Message;
 use futures::FutureExt;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Parts, report::Reporter};
@@ -207,15 +207,61 @@ impl Attempt {
 
     /// Watches a started process until it is dead.
     async fn follow(&self, mut running: Running) -> End {
-        let exit = match self.unless_stopped(running.ended()).await {
-            Ok(exit) => exit,
-            Err(End::Over) => {
+        let ended = tokio::select! {
+            biased;
+            ended = self.unless_stopped(running.ended()) => Some(ended),
+            () = self.lingers() => None,
+        };
+        let exit = match ended {
+            Some(Ok(exit)) => exit,
+            Some(Err(End::Over)) => {
                 running.stop().await;
                 return End::Over;
             }
-            Err(end) => return end,
+            Some(Err(end)) => return end,
+            None => {
+                self.stop_lingering(&mut running).await;
+                // What it wrote says how it ended, and not that it was stopped.
+                ExitRecord::now(Exit::Code(0))
+            }
         };
         self.judge(&exit).await
+    }
+
+    /// Returns when the process has gone on for too long after it wrote how it ended: then it hangs in what comes after that. The
+    /// SDK does so when connections of its controller never come back.
+    async fn lingers(&self) {
+        let linger = self.parts.linger;
+        let look = (linger / 4).max(Duration::from_millis(250));
+        let mut since = None;
+        loop {
+            tokio::time::sleep(look).await;
+            match Results::are_there(&*self.parts.results, &self.leased.output_prefix).await {
+                Ok(true) if since.get_or_insert_with(Instant::now).elapsed() >= linger => return,
+                Ok(_) => {}
+                Err(e) => tracing::debug!(attempt = %self.leased.lease.id, "its results cannot be looked for now: {e}"),
+            }
+        }
+    }
+
+    /// Stops a process that has written how it ended and goes on.
+    async fn stop_lingering(&self, running: &mut Running) {
+        let linger = self.parts.linger;
+        tracing::warn!(attempt = %self.leased.lease.id, "its process goes on {linger:?} after it wrote how it ended, and is stopped");
+        let (dir, text) = (
+            self.dir(),
+            format!(
+                "This task wrote how it ended {linger:?} ago, but its process goes on (threads or children of it?): it is stopped now."
+            ),
+        );
+        let note = move || {
+            crate::logs::LogWriter::append(&dir.log())?.note(&text, clock::now());
+            Ok(())
+        };
+        if let Err(e) = blocking(note).await {
+            tracing::warn!(attempt = %self.leased.lease.id, "its log cannot be written: {e}");
+        }
+        running.stop().await;
     }
 
     /// Judges an attempt whose shim is gone.

@@ -89,6 +89,7 @@ fn worker_with(bench: &Bench, plane: &Arc<Plane>, native: Arc<Counting>, warm: b
         native: HashMap::from([("build".to_owned(), native as Arc<dyn NativeTask>)]),
         machine: Machine { memory: 2 << 30, cpu: 4000, cores: 2000 },
         max_waiting: 64,
+        linger: Duration::from_secs(1),
     })
 }
 

@@ -246,6 +246,9 @@ pub(crate) struct Executor {
     /// How long a task has after SIGTERM, when it is aborted or a time limit passes, before it is killed. A pod template
     /// can say otherwise.
     pub(crate) grace: Span,
+    /// How long the process of a task may go on after it has written its outputs or its error. Then it is stopped, and what it
+    /// wrote stands.
+    pub(crate) linger: Span,
     /// Whether tasks start by forking a warm interpreter.
     pub(crate) warm_start: bool,
 }
@@ -363,7 +366,7 @@ impl Config {
             retention: Retention { runs: Keep::Forever, per_project: Vec::new(), every: Span::seconds(60) },
             storage: Storage { provider: Provider::Local, bucket_name: "aloft-data".to_owned(), path: None },
             tracing: Tracing { endpoint: None, runs: true, sampled: 100 },
-            executor: Executor { python: None, grace: Span::seconds(30), warm_start: true },
+            executor: Executor { python: None, grace: Span::seconds(30), linger: Span::seconds(120), warm_start: true },
             worker: Worker {
                 enabled: true,
                 lease: Span::seconds(30),
