@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -65,6 +65,20 @@ impl Mark {
     pub(super) fn cpu_per_thousand(self) -> f64 {
         (self.cpu[0] + self.cpu[1]) / self.ended * 1000.0
     }
+
+    /// How many times the CPU and the time of `other` an action took.
+    pub(super) fn costs_beside(self, other: Self) -> (f64, f64) {
+        (self.cpu_per_thousand() / other.cpu_per_thousand(), (self.at / self.ended) / (other.at / other.ended))
+    }
+
+    /// Adds what was done at another time.
+    pub(super) fn add(&mut self, other: Self) {
+        self.ended += other.ended;
+        self.at += other.at;
+        for (mine, theirs) in self.cpu.iter_mut().zip(other.cpu) {
+            *mine += theirs;
+        }
+    }
 }
 
 /// A load under way.
@@ -72,15 +86,17 @@ pub(super) struct Flow {
     begun: tokio::time::Instant,
     ended: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
+    allowed: Arc<Semaphore>,
     clients: JoinSet<Result<()>>,
     _watchers: JoinSet<Result<()>>,
 }
 
 impl Flow {
-    /// Begins: up to `most` actions in the runs called `runs`, of each no more than `at_once` that have not ended.
-    pub(super) async fn begin(client: &Client, runs: &[RunId], at_once: usize, most: u64) -> Result<Self> {
-        let (ended, sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::default());
+    /// Begins: as many actions as [`Flow::allow`] says in the runs called `runs`, of each no more than `at_once` that have not
+    /// ended.
+    pub(super) async fn begin(client: &Client, runs: &[RunId], at_once: usize) -> Result<Self> {
+        let (ended, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let allowed = Arc::new(Semaphore::new(0));
         let mut watchers = JoinSet::new();
         let mut rooms = Vec::new();
         for run in runs {
@@ -100,11 +116,21 @@ impl Flow {
         }
         let (rooms, mut clients) = (Arc::new(rooms), JoinSet::new());
         for _ in 0..CLIENTS {
-            let (client, rooms, sent, stop) =
-                (client.clone(), Arc::clone(&rooms), Arc::clone(&sent), Arc::clone(&stop));
-            clients.spawn(enqueue(client, rooms, sent, stop, most));
+            let (client, rooms, sent, allowed) =
+                (client.clone(), Arc::clone(&rooms), Arc::clone(&sent), Arc::clone(&allowed));
+            clients.spawn(enqueue(client, rooms, sent, allowed));
         }
-        Ok(Self { begun: tokio::time::Instant::now(), ended, sent, stop, clients, _watchers: watchers })
+        Ok(Self { begun: tokio::time::Instant::now(), ended, sent, allowed, clients, _watchers: watchers })
+    }
+
+    /// Lets it send so many more.
+    pub(super) fn allow(&self, more: usize) {
+        self.allowed.add_permits(more);
+    }
+
+    /// Lets it send without end.
+    pub(super) fn allow_all(&self) {
+        self.allow(Semaphore::MAX_PERMITS - self.allowed.available_permits());
     }
 
     /// How far it has come.
@@ -136,7 +162,7 @@ impl Flow {
 
     /// Sends no more, and waits for the end of what was sent; says how many that were.
     pub(super) async fn finish(mut self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.allowed.close();
         while let Some(done) = self.clients.join_next().await {
             done??;
         }
@@ -150,29 +176,25 @@ async fn enqueue(
     client: Client,
     rooms: Arc<Vec<(RunId, Arc<Semaphore>)>>,
     sent: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    most: u64,
+    allowed: Arc<Semaphore>,
 ) -> Result<()> {
     let mut turn = 0;
-    loop {
-        let (run, room) = &rooms[turn % rooms.len()];
-        turn += 1;
-        let place = tokio::select! {
-            place = room.acquire() => place?,
-            () = tokio::time::sleep(Duration::from_millis(100)) => {
-                if stop.load(Ordering::Relaxed) { return Ok(()) }
-                continue;
+    while let Ok(one) = allowed.acquire().await {
+        one.forget();
+        let run = loop {
+            let (run, room) = &rooms[turn % rooms.len()];
+            turn += 1;
+            // A run that is full must not hold up the others.
+            if let Ok(place) = tokio::time::timeout(Duration::from_millis(100), room.acquire()).await {
+                place?.forget();
+                break run;
             }
         };
-        place.forget();
         let number = sent.fetch_add(1, Ordering::Relaxed);
-        if stop.load(Ordering::Relaxed) || number >= most {
-            sent.fetch_sub(1, Ordering::Relaxed);
-            return Ok(());
-        }
         let group = format!("group-{}", number % 10);
         client.enqueue(run, &name('1', number), &group).await?;
     }
+    Ok(())
 }
 
 /// Runs whose root goes on for ever.

@@ -14,6 +14,9 @@ use crate::{
 /// Actions of the large run that have not ended at a time.
 const AT_ONCE: usize = 2000;
 
+/// In how many turns the last part is sent, and beside it the first one of another run.
+const TURNS: u64 = 8;
+
 /// One run with many actions.
 pub(super) async fn single(setting: &Setting, report: &mut Report) -> Result<()> {
     let count = setting.actions.unwrap_or(setting.pick(20_000, 250_000)) as u64;
@@ -21,33 +24,66 @@ pub(super) async fn single(setting: &Setting, report: &mut Report) -> Result<()>
     let database = Database::fresh(setting, "single").await?;
     let server = Server::load(&database.url, &[]).await?;
     let client = Client::new(&server.url, Work::Nothing).await?;
-    let runs = flow::parents(1);
-    let flow = flow::Flow::begin(&client, &runs, AT_ONCE, count + step).await?;
-    // Not counted: until what is to be warm is.
+    let runs = flow::parents(2);
+    let flow = flow::Flow::begin(&client, &runs[..1], AT_ONCE).await?;
+    // The last part is sent in turns with the first of another run. Not counted: until what is to be warm is.
+    flow.allow(count as usize);
     flow.reach(step).await?;
     let mut marks = vec![flow.mark(setting, &server)];
-    for i in 1..=count / step {
-        flow.reach(step + i * step).await?;
+    for i in 2..=count / step {
+        flow.reach(i * step).await?;
         marks.push(flow.mark(setting, &server));
     }
     let parts: Vec<_> = marks.windows(2).map(|w| w[0].until(w[1])).collect();
-    flow.finish().await?;
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(()) };
-    let cpu = last.cpu_per_thousand() / first.cpu_per_thousand();
-    let time = (last.at / last.ended) / (first.at / first.ended);
-    let seconds = marks.last().map_or(0.0, |m| m.at) - marks[0].at;
-    let by_part: Vec<String> = parts.iter().map(|p| format!("{:.3}", p.cpu_per_thousand())).collect();
+    let (cpu, time) = last.costs_beside(*first);
+    let (done, by_part) = (marks[0].until(marks[marks.len() - 1]), parts.iter().map(|p| p.cpu_per_thousand()));
+    let by_part: Vec<String> = by_part.map(|p| format!("{p:.3}")).collect();
     report.figure(
         &format!("one run with {count} actions: cost of the last {step} against the first"),
         format!(
-            "CPU {cpu:.2} x, time {time:.2} x; {seconds:.0} s in all, {:.0} /s; CPU s per 1000 by part: {}",
-            count as f64 / seconds,
+            "CPU {cpu:.2} x, time {time:.2} x; {:.0} s in all, {:.0} /s; CPU s per 1000 by part: {}",
+            done.at,
+            done.ended / done.at,
             by_part.join(" ")
         ),
         "1.2 x; 1.0 x",
-        &[("cpu", cpu), ("time", time), ("seconds", seconds), ("memory_mb", server.memory().0)],
+        &[("cpu", cpu), ("time", time), ("seconds", done.at), ("memory_mb", server.memory().0)],
     );
+    let fresh = flow::Flow::begin(&client, &runs[1..], AT_ONCE).await?;
+    let (cpu, time) = in_turns(setting, &server, &flow, &fresh, step).await?;
+    report.figure(
+        &format!("{step} more of them in turns with the first {step} of another run"),
+        format!("CPU {cpu:.2} x, time {time:.2} x"),
+        "1.2 x; 1.0 x",
+        &[("cpu", cpu), ("time", time)],
+    );
+    flow.finish().await?;
+    fresh.finish().await?;
     views(setting, report, &client, &server, count).await
+}
+
+/// What `step` more actions of `large` cost against the first ones of `fresh`, CPU and time: sent in turns, so that it does not
+/// matter how fast the machine is from one minute to the next.
+async fn in_turns(
+    setting: &Setting,
+    server: &Server,
+    large: &flow::Flow,
+    fresh: &flow::Flow,
+    step: u64,
+) -> Result<(f64, f64)> {
+    let mut costs = [flow::Mark::default(); 2];
+    for turn in 0..2 * TURNS {
+        // Each goes first as often as the other.
+        let of = usize::from(turn % 4 == 1 || turn % 4 == 2);
+        let flow = [large, fresh][of];
+        let begun = flow.mark(setting, server);
+        let many = step / TURNS;
+        flow.allow(many as usize);
+        flow.reach(begun.ended as u64 + many).await?;
+        costs[of].add(begun.until(flow.mark(setting, server)));
+    }
+    Ok(costs[0].costs_beside(costs[1]))
 }
 
 async fn views(setting: &Setting, report: &mut Report, client: &Client, server: &Server, count: u64) -> Result<()> {
