@@ -33,7 +33,7 @@ impl ActionKind {
 }
 
 /// Which task an action runs. The specification itself is stored once, by digest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TaskRef {
     /// Hex digest of the stored task specification.
     pub digest: String,

@@ -32,7 +32,7 @@ pub use self::{connect::check_address, tls::split_address};
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -46,7 +46,7 @@ use aloft_store::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::Config;
@@ -133,6 +133,7 @@ struct Shared {
     told: Mutex<BTreeSet<u64>>,
     recent: recent::Recent,
     walks: prune::Walks,
+    guarded: batch::Guarded,
 }
 
 /// A word that no other process has.
@@ -197,6 +198,8 @@ impl PostgresStore {
                 if metrics.age() > lifetime { Err(HookError::message("old enough")) } else { Ok(()) }
             }))
             .max_size(options.connections.max(options.writers + 2))
+            // The one that was used last still has in its server's caches what the next statement needs.
+            .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .timeouts(deadpool_postgres::Timeouts {
                 wait: Some(options.wait),
@@ -224,6 +227,7 @@ impl PostgresStore {
             told: Mutex::default(),
             recent: recent::Recent::default(),
             walks: prune::Walks::default(),
+            guarded: batch::Guarded::default(),
         });
         let mut writers = Vec::new();
         for _ in 0..options.writers.max(1) {
@@ -246,6 +250,12 @@ impl PostgresStore {
                 let _ = reached.await;
             }
         }
+    }
+
+    /// How many batches were decided on what their writer had kept, and how many of them had to be decided again.
+    pub fn guarded(&self) -> (u64, u64) {
+        let batch::Guarded { all, outdated } = &self.shared.guarded;
+        (all.load(Ordering::Relaxed), outdated.load(Ordering::Relaxed))
     }
 
     async fn connection(&self) -> Result<Tx, StoreError> {

@@ -72,7 +72,7 @@ pub(super) struct Decided {
     /// Children that the batch adds and ends.
     added: HashMap<(RunKey, ActionName), Vec<ActionName>>,
     /// What it adds to queues and places.
-    loads: HashMap<(Scope, String), Held>,
+    pub(super) loads: HashMap<(Scope, String), Held>,
 }
 
 impl Decided {

@@ -6,7 +6,10 @@ use aloft_core::{ActionName, ActionState, CacheEntry, Command, QueueState, Reser
 use aloft_store::{ProjectLimits, Queue, StoreError, Submission};
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{Trouble, kept::Kept};
+use super::{
+    Trouble,
+    kept::{Kept, Noted},
+};
 use crate::{
     Tx,
     cache::{self, Place},
@@ -22,6 +25,8 @@ pub(super) struct RunRow {
     pub(super) at: Time,
     pub(super) started: bool,
     pub(super) created_at: Time,
+    /// How many batches in a row have found it as this writer had left it.
+    pub(super) quiet: u8,
 }
 
 /// An action as it is stored.
@@ -60,10 +65,10 @@ impl Missing {
 }
 
 /// Queues by organisation and name, with what they hold.
-type Queues = HashMap<(String, String), (Queue, Held)>;
+pub(super) type Queues = HashMap<(String, String), (Queue, Held)>;
 
 /// Places with limits, with what they hold.
-type Places = HashMap<Scope, Vec<(ProjectLimits, Held)>>;
+pub(super) type Places = HashMap<Scope, Vec<(ProjectLimits, Held)>>;
 
 /// What a batch knows before it decides.
 #[derive(Debug, Default)]
@@ -79,8 +84,10 @@ pub(super) struct Known {
     pub(super) places: Places,
     /// Numbers for runs that may be new.
     pub(super) fresh: Vec<i64>,
-    /// The revision of what runs are created by, if some may be.
+    /// The revision of what runs are created by and of what limits them, if it matters.
     pub(super) site_revision: Option<u64>,
+    /// What is known to be recorded of runs.
+    pub(super) noted: HashMap<RunKey, Noted>,
 }
 
 /// The columns of runs that identify them, as arrays.
@@ -114,31 +121,37 @@ impl Known {
             .await?;
         let params: [&(dyn ToSql + Sync); 4] = [&orgs, &projects, &domains, &names];
         let guessed = kept.missing(submissions);
-        // The first look at each of these sends it, in this order: what is read is read behind the locks.
-        let (begun, locked, found, limits, fresh) = tokio::join!(
+        let of = Limited::of(submissions);
+        // The first look at each of these sends it, in this order: what is read is read behind the locks, and what limits behind
+        // its revision.
+        let (begun, locked, found, fresh, limits) = tokio::join!(
             biased;
             tx.batch_execute("BEGIN"),
             tx.query(&lock, &params),
             actions(tx, &guessed),
-            limits(tx, submissions),
             numbers(tx, submissions),
+            limits(tx, &of),
         );
         begun?;
         for row in locked? {
-            let run = RunRow {
+            let mut run = RunRow {
                 id: row.get(4),
                 seq: row.get::<_, i64>(5).unsigned_abs(),
                 made: row.get(6),
                 at: time(&row, 7),
                 started: row.get(8),
                 created_at: time(&row, 9),
+                quiet: 0,
             };
             let key = run_key(&row, 0);
-            known.actions.insert(key.clone(), kept.take(&key, &run));
+            let (actions, noted) = kept.take(&key, &mut run);
+            known.actions.insert(key.clone(), actions);
+            known.noted.insert(key.clone(), noted);
             known.runs.insert(key, run);
         }
         (known.queues, known.places) = limits?;
         (known.fresh, known.site_revision) = fresh?;
+        kept.keep_limits(&known, of);
         known.load_actions(tx, submissions, guessed, found?).await?;
         Ok(known)
     }
@@ -248,34 +261,51 @@ async fn actions(tx: &Tx, wanted: &BTreeSet<(i64, ActionName)>) -> Result<Vec<(i
     tx.query(&sql, &[&ids, &names]).await?.iter().map(stored).collect()
 }
 
-/// A number for each run that the commands create, if it is new; and the revision of what runs are created by.
-async fn numbers(tx: &Tx, submissions: &[Submission]) -> Result<(Vec<i64>, Option<u64>), Trouble> {
-    let count = submissions.iter().filter(|s| s.command.creates()).count();
-    if count == 0 {
+/// A number for each run that the commands create, if it is new; and the revision of what runs are created and limited by.
+pub(super) async fn numbers(tx: &Tx, submissions: &[Submission]) -> Result<(Vec<i64>, Option<u64>), Trouble> {
+    let count = super::creates(submissions);
+    if count == 0 && Limited::of(submissions).is_empty() {
         return Ok((Vec::new(), None));
     }
-    let sql = "SELECT nextval(pg_get_serial_sequence('runs', 'id')), revision
-               FROM site_revision, generate_series(1, $1::bigint)";
+    let sql = "SELECT revision, ARRAY(SELECT nextval('runs_id_seq') FROM generate_series(1, $1::bigint))
+               FROM site_revision";
     let sql = tx.prepare_cached(sql).await?;
-    let found = tx.query(&sql, &[&(count as i64)]).await?;
-    let revision = found.first().map(|row| number(row, 1));
-    Ok((found.iter().map(|row| row.get(0)).collect(), revision))
+    let found = tx.query_one(&sql, &[&(count as i64)]).await?;
+    Ok((found.get(1), Some(number(&found, 0))))
+}
+
+/// Where commands add work: what is there limits them.
+#[derive(Debug, Default)]
+pub(super) struct Limited {
+    /// Organisations with names of queues.
+    pub(super) queues: BTreeSet<(String, String)>,
+    pub(super) scopes: BTreeSet<Scope>,
+}
+
+impl Limited {
+    pub(super) fn of(submissions: &[Submission]) -> Self {
+        let mut of = Self::default();
+        for submission in submissions {
+            if let Command::CreateRun { seed, .. } | Command::Enqueue { seed, .. } = &submission.command
+                && let aloft_core::Seed::Task(task) = seed.as_ref()
+            {
+                of.queues.insert((submission.run.scope.org.clone(), task.queue.clone()));
+                of.scopes.insert(submission.run.scope.clone());
+            }
+        }
+        of
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
 }
 
 /// What queues and places hold, where something is to be added to them.
-async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places), Trouble> {
+async fn limits(tx: &Tx, of: &Limited) -> Result<(Queues, Places), Trouble> {
     let (mut known_queues, mut known_places) = (Queues::new(), Places::new());
-    let mut queues: BTreeSet<(String, String)> = BTreeSet::new();
-    let mut scopes: BTreeSet<Scope> = BTreeSet::new();
-    for submission in submissions {
-        if let Command::CreateRun { seed, .. } | Command::Enqueue { seed, .. } = &submission.command
-            && let aloft_core::Seed::Task(task) = seed.as_ref()
-        {
-            queues.insert((submission.run.scope.org.clone(), task.queue.clone()));
-            scopes.insert(submission.run.scope.clone());
-        }
-    }
-    if queues.is_empty() {
+    let Limited { queues, scopes } = of;
+    if of.is_empty() {
         return Ok((known_queues, known_places));
     }
     let (orgs, names): (Vec<&str>, Vec<&str>) = queues.iter().map(|(o, n)| (o.as_str(), n.as_str())).unzip();
@@ -309,7 +339,7 @@ async fn limits(tx: &Tx, submissions: &[Submission]) -> Result<(Queues, Places),
     for row in places {
         let limits: ProjectLimits = decode(&row, 0, "the limits of a project")?;
         let held = Held { waiting: row.get(1), counted: row.get(2) };
-        for scope in &scopes {
+        for scope in scopes {
             let here = limits.org == scope.org && limits.project == scope.project;
             if here && (limits.domain.is_empty() || limits.domain == scope.domain) {
                 known_places.entry(scope.clone()).or_default().push((limits.clone(), held));

@@ -7,6 +7,7 @@
 
 mod columns;
 mod decide;
+mod guard;
 mod kept;
 mod live;
 mod load;
@@ -19,7 +20,10 @@ pub(crate) use self::{tail::PLACES, write::ACTIONS};
 use std::{
     collections::{BTreeSet, HashMap},
     ops::Deref,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -44,6 +48,13 @@ pub(crate) enum Job {
     Flush(oneshot::Sender<()>),
 }
 
+/// Batches that were decided on what their writer had kept, and how many of them in vain.
+#[derive(Debug, Default)]
+pub(crate) struct Guarded {
+    pub(crate) all: AtomicU64,
+    pub(crate) outdated: AtomicU64,
+}
+
 /// Runs until every sender is gone.
 pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
@@ -60,11 +71,14 @@ pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
             }
         }
         match carry_out(&shared, &mut kept, &submissions).await {
-            Ok(answers) => {
+            Ok((answers, learnt)) => {
                 for (done, answer) in waiting.into_iter().zip(answers) {
                     // A receiver that is gone has given up waiting; the write stands either way.
                     drop(done.send(answer));
                 }
+                // Whoever was answered goes on first.
+                tokio::task::yield_now().await;
+                kept.keep(learnt);
             }
             Err(error) => {
                 tracing::error!(%error, jobs = submissions.len(), "a batch of writes failed and was rolled back");
@@ -79,12 +93,28 @@ pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
+/// The answers of a batch, and what can be kept of it.
+type Outcome = (Vec<Result<Reply, SubmitError>>, Learnt);
+
+/// What a writer knows after a batch.
+#[derive(Default)]
+struct Learnt {
+    known: load::Known,
+    decided: decide::Decided,
+    /// The row numbers of the runs that it changed.
+    runs: HashMap<RunKey, i64>,
+    /// Numbers for runs that may be made next.
+    numbers: Vec<i64>,
+}
+
 /// Why an attempt at a batch did not come to an end.
 enum Trouble {
     /// It failed.
     Store(StoreError),
     /// It may succeed when done again.
     Again(StoreError),
+    /// It was decided on what is no longer so, and has to be decided on what is there.
+    Outdated,
 }
 
 impl From<tokio_postgres::Error> for Trouble {
@@ -101,16 +131,17 @@ impl From<StoreError> for Trouble {
     }
 }
 
-async fn carry_out(
-    shared: &Shared,
-    kept: &mut kept::Kept,
-    submissions: &[Submission],
-) -> Result<Vec<Result<Reply, SubmitError>>, StoreError> {
-    let mut tries = 0;
+async fn carry_out(shared: &Shared, kept: &mut kept::Kept, submissions: &[Submission]) -> Result<Outcome, StoreError> {
+    let (mut tries, mut looks) = (0, false);
     loop {
         tries += 1;
-        match once(shared, kept, submissions).await {
-            Ok(answers) => return Ok(answers),
+        match once(shared, kept, submissions, looks).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(Trouble::Outdated) => {
+                shared.guarded.outdated.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!("a batch of writes was decided on what others have changed, and is decided again");
+                looks = true;
+            }
             Err(Trouble::Store(error)) => return Err(error),
             Err(Trouble::Again(error)) if tries >= TRIES => return Err(error),
             Err(Trouble::Again(error)) => {
@@ -125,14 +156,24 @@ async fn once(
     shared: &Shared,
     kept: &mut kept::Kept,
     submissions: &[Submission],
-) -> Result<Vec<Result<Reply, SubmitError>>, Trouble> {
+    looks: bool,
+) -> Result<Outcome, Trouble> {
     if submissions.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Outcome::default());
     }
     let began = Instant::now();
     let tx = Open::take(&shared.pool).await?;
-    let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
-    let mut known = load::Known::load(&tx, kept, &keys, submissions).await?;
+    let all_kept = if looks { None } else { from_kept(&tx, kept, submissions).await? };
+    let (mut known, mut guard) = match all_kept {
+        Some((known, guard)) => {
+            shared.guarded.all.fetch_add(1, Ordering::Relaxed);
+            (known, Some(guard))
+        }
+        None => {
+            let keys: BTreeSet<&RunKey> = submissions.iter().map(|s| &s.run).collect();
+            (load::Known::load(&tx, kept, &keys, submissions).await?, None)
+        }
+    };
     let now = (shared.clock)();
     known.packs = now >= shared.packs_from;
     // A decision that asks for what is not loaded is thrown away with all others, and taken again with it.
@@ -141,22 +182,27 @@ async fn once(
         if decided.missing.is_empty() {
             break decided;
         }
+        begin(&tx, &mut guard).await?;
         known.add(&tx, &decided.missing).await?;
     };
     if !decided.changes_anything() {
+        begin(&tx, &mut guard).await?;
         tx.end("ROLLBACK").await?;
         let answers = std::mem::take(&mut decided.answers);
-        kept.keep(known, decided, &HashMap::new());
-        return Ok(answers);
+        return Ok((answers, Learnt { known, decided, ..Learnt::default() }));
     }
     let rows = write::Rows::of(&known, &decided);
-    write::cache_changes(&tx, &rows).await?;
+    if rows.change_cache() {
+        begin(&tx, &mut guard).await?;
+        write::cache_changes(&tx, &rows).await?;
+    }
     let mut statements = send::Statements::default();
     rows.write(&mut statements)?;
-    tail::place(&mut statements, (&shared.channel, &shared.own), &known, &decided, &rows);
+    let ahead = creates(submissions);
+    let end = tail::place((&shared.channel, &shared.own), &known, &decided, &rows, ahead);
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-before-commit", |_| std::process::abort());
-    let pos = tail::place_of(&statements.commit(tx).await?);
+    let (pos, numbers) = tail::taken(&statements.commit(tx, guard, end).await?);
     let runs = rows.runs;
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-after-commit", |_| std::process::abort());
@@ -168,8 +214,46 @@ async fn once(
         observer.committed(Committed { commands, events, took, seen: std::mem::take(&mut decided.seen) });
     }
     let answers = std::mem::take(&mut decided.answers);
-    kept.keep(known, decided, &runs);
-    Ok(answers)
+    Ok((answers, Learnt { known, decided, runs, numbers }))
+}
+
+/// What the commands look at, if all of it is kept.
+async fn from_kept(
+    tx: &Tx,
+    kept: &mut kept::Kept,
+    submissions: &[Submission],
+) -> Result<Option<(load::Known, guard::Guard)>, Trouble> {
+    let Some((mut known, guard)) = kept.all(submissions) else { return Ok(None) };
+    let count = creates(submissions);
+    if count > 0 {
+        // The guard looks at the revision in the end.
+        if known.site_revision.is_some()
+            && let Some(numbers) = kept.numbers(count)
+        {
+            known.fresh = numbers;
+            return Ok(Some((known, guard)));
+        }
+        let revision = known.site_revision;
+        (known.fresh, known.site_revision) = load::numbers(tx, submissions).await?;
+        if revision.is_some() && known.site_revision != revision {
+            kept.forget_limits();
+            return Ok(None);
+        }
+    }
+    Ok(Some((known, guard)))
+}
+
+/// How many runs the commands may make.
+fn creates(submissions: &[Submission]) -> usize {
+    submissions.iter().filter(|s| s.command.creates()).count()
+}
+
+/// Begins a guarded transaction for what is to be done before the end.
+async fn begin(tx: &Tx, guard: &mut Option<guard::Guard>) -> Result<(), Trouble> {
+    match guard.take() {
+        Some(guard) => guard.begin(tx).await,
+        None => Ok(()),
+    }
 }
 
 /// What a batch committed.

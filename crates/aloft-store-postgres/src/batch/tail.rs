@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use super::{
     decide::Decided,
     load::Known,
-    send::{Statements, params},
+    send::{Params, Plain, params},
     write::Rows,
 };
 use crate::rows::amount;
@@ -18,14 +18,15 @@ use crate::rows::amount;
 /// Changes of roots within one commit: more than a batch can have.
 pub(crate) const PLACES: u64 = 1 << 20;
 
-/// Takes the commit's place in the feed, behind all that it writes.
+/// Takes the commit's place in the feed, behind all that it writes; and numbers for so many runs that may be made next, where
+/// some were made.
 pub(super) fn place<'s>(
-    all: &mut Statements<'s>,
     (channel, own): (&'s str, &'s str),
     known: &Known,
     decided: &Decided,
     rows: &Rows<'s>,
-) {
+    ahead: usize,
+) -> (String, Params<'s>) {
     let (mut runs, mut firsts, mut lasts, mut roots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (key, run) in &decided.runs {
         let Some(id) = rows.runs.get(key).copied() else { continue };
@@ -42,21 +43,26 @@ pub(super) fn place<'s>(
     let (orgs, projects, domains) = (text(|s| &s.org), text(|s| &s.project), text(|s| &s.domain));
     let queues: Vec<&str> = loads.keys().map(|(_, queue)| *queue).collect();
     let sums = |f: fn(&Share) -> i64| loads.values().map(f).collect::<Vec<i64>>();
-    let sql = "WITH p AS (UPDATE feed SET pos = pos + 1 RETURNING pos),
-             c AS (INSERT INTO commits (pos, runs, firsts, lasts)
-                   SELECT p.pos, $1::bigint[], $2::bigint[], $3::bigint[] FROM p),
-             r AS (INSERT INTO run_changes (run_id, changed)
-                   SELECT k.id, p.pos * 1048576 + k.n FROM p, unnest($4::bigint[]) WITH ORDINALITY k (id, n)
-                   ON CONFLICT (run_id) DO UPDATE SET changed = excluded.changed),
+    // Only where there are some: a statement all of whose columns have one row is the cheaper one.
+    let of_roots = ", r AS (INSERT INTO run_changes (run_id, changed)
+                   SELECT k.id, p.pos * 1048576 + k.n FROM p, unnest($17::bigint[], $18::bigint[]) k (id, n)
+                   ON CONFLICT (run_id) DO UPDATE SET changed = excluded.changed)";
+    let numbers = ", ARRAY(SELECT nextval('runs_id_seq') FROM generate_series(1, $19::bigint))";
+    let sql = format!(
+        "WITH p AS (UPDATE feed SET pos = pos + 1 RETURNING pos),
+             c AS (INSERT INTO commits (pos, runs, firsts, lasts) SELECT p.pos, $1::bigint[], $2::bigint[], $3::bigint[] FROM p),
              l AS (INSERT INTO loads (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
-                   SELECT k.* FROM p, unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[],
-                        $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[])
+                   SELECT k.* FROM p, unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],
+                        $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[])
                         k (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
                    ON CONFLICT (org, project, domain, queue) DO UPDATE SET
                         waiting = loads.waiting + excluded.waiting, held = loads.held + excluded.held,
                         counted = loads.counted + excluded.counted, memory = loads.memory + excluded.memory,
                         cpu = loads.cpu + excluded.cpu, gpu = loads.gpu + excluded.gpu, runs = loads.runs + excluded.runs)
-             SELECT p.pos, pg_notify($16, $17)::text FROM p";
+             {} SELECT p.pos, pg_notify($4, $5)::text {} FROM p",
+        if roots.is_empty() { "" } else { of_roots },
+        if ahead > 0 && !roots.is_empty() { numbers } else { "" },
+    );
     let counts = [
         sums(|l| l.waiting),
         sums(|l| l.held),
@@ -66,13 +72,23 @@ pub(super) fn place<'s>(
         sums(|l| l.gpu),
         sums(|l| l.runs),
     ];
-    let mut values = params![runs, firsts, lasts, roots, orgs, projects, domains, queues];
-    values.extend(counts.into_iter().map(|column| Box::new(column) as super::send::Param<'_>));
-    values.extend(params![channel, own]);
-    all.add(sql, values);
+    let mut values: Params<'s> = params![Plain(runs), Plain(firsts), Plain(lasts), Plain(channel), Plain(own)];
+    values.extend(params![orgs, projects, domains, queues]);
+    for column in counts {
+        values.extend(params![column]);
+    }
+    if !roots.is_empty() {
+        let order: Vec<i64> = (1..).take(roots.len()).collect();
+        values.extend(params![roots, order]);
+        if ahead > 0 {
+            values.extend(params![Plain(ahead as i64)]);
+        }
+    }
+    (sql, values)
 }
 
-/// The place that [`place`] took.
-pub(super) fn place_of(row: &Row) -> u64 {
-    row.get::<_, i64>(0).unsigned_abs() * PLACES + (PLACES - 1)
+/// The place that [`place`] took, and the numbers for runs that it took ahead.
+pub(super) fn taken(row: &Row) -> (u64, Vec<i64>) {
+    let numbers = if row.len() > 2 { row.get(2) } else { Vec::new() };
+    (row.get::<_, i64>(0).unsigned_abs() * PLACES + (PLACES - 1), numbers)
 }

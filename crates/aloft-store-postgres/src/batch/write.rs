@@ -1,4 +1,5 @@
-//! What a batch decided, as rows. Many rows to a statement: the cost is statements, not rows.
+//! What a batch decided, as rows. Many rows to a statement, and one statement of all of them ([`super::send`]): the cost is
+//! statements, not rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -111,8 +112,24 @@ impl<'r> Rows<'r> {
         loads
     }
 
-    /// Stores the blobs that are new, and notes which ones that runs share are used by runs of which day. The use is written
-    /// before the blob is looked for (`prune.rs` says why).
+    /// Whether a run is known to use a blob already: then it is there.
+    fn has_blob(&self, run: &RunKey, digest: &str) -> bool {
+        self.known.noted.get(run).is_some_and(|noted| noted.has_blob(digest))
+    }
+
+    /// The rows of actions that looked into the cache before, and wait for it.
+    fn looking_up(&self) -> impl Iterator<Item = i64> {
+        let own = self.actions.iter().filter(|row| row.was.is_some_and(|(was, _)| was.pending_lookup().is_some()));
+        own.map(|row| row.id)
+    }
+
+    /// Whether the batch changes something in the cache, or for those who look into it.
+    pub(super) fn change_cache(&self) -> bool {
+        !self.decided.cache.is_empty() || self.looking_up().next().is_some()
+    }
+
+    /// Stores the blobs that are new, and notes which ones that runs share are used by runs of which day. Who looks for
+    /// a blob has the lock on the uses by then (`prune.rs` says why): one statement takes its locks before it begins.
     fn blobs(&self, all: &mut Statements<'r>) {
         let decided = self.decided;
         let mut uses: BTreeSet<(&Scope, i64, &str)> = BTreeSet::new();
@@ -122,29 +139,34 @@ impl<'r> Rows<'r> {
                 created_at = actions.get(&ActionName::root()).map(|root| root.state.created_at);
             }
             let Some(created_at) = created_at else { continue };
+            let noted = self.known.noted.get(key);
             for changed in actions.values().filter(|c| c.new.is_some()) {
-                uses.extend(shared_blob(&changed.state).map(|digest| (&key.scope, day(created_at), digest)));
+                let used = shared_blob(&changed.state).filter(|digest| noted.is_none_or(|n| !n.has_blob(digest)));
+                uses.extend(used.map(|digest| (&key.scope, day(created_at), digest)));
             }
         }
-        if uses.is_empty() && decided.blobs.is_empty() {
-            return;
-        }
+        let blobs: Vec<_> = decided.blobs.iter().filter(|(digest, (run, _))| !self.has_blob(run, digest)).collect();
         let text = |f: fn(&Scope) -> &String| uses.iter().map(|(scope, ..)| f(scope).as_str()).collect::<Vec<_>>();
         let days: Vec<i64> = uses.iter().map(|(_, day, _)| *day).collect();
         let used: Vec<&str> = uses.iter().map(|(.., digest)| *digest).collect();
         let (digests, blobs): (Vec<&str>, Vec<_>) =
-            decided.blobs.iter().map(|(digest, blob)| (digest.as_str(), blob)).unzip();
+            blobs.into_iter().map(|(digest, blob)| (digest.as_str(), blob)).unzip();
         let bytes: Vec<&[u8]> = blobs.iter().map(|(_, blob)| blob.bytes.as_ref()).collect();
         let owner = |run: &RunKey| self.runs.get(run).copied().unwrap_or_default();
         let owners: Vec<Option<i64>> = blobs.iter().map(|(run, blob)| blob.own.then(|| owner(run))).collect();
-        let sql = "WITH u AS (
-                       INSERT INTO blob_uses (org, project, domain, day, digest)
-                       SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[])
-                       ON CONFLICT DO NOTHING)
-                   INSERT INTO blobs (digest, bytes, run_id) SELECT * FROM unnest($6::text[], $7::bytea[], $8::bigint[])
-                   ON CONFLICT DO NOTHING";
-        let (orgs, projects, domains) = (text(|s| &s.org), text(|s| &s.project), text(|s| &s.domain));
-        all.add(sql, params![orgs, projects, domains, days, used, digests, bytes, owners]);
+        if !uses.is_empty() || !digests.is_empty() {
+            let sql = "INSERT INTO blob_uses (org, project, domain, day, digest)
+                       SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) k
+                       ON CONFLICT DO NOTHING";
+            let (orgs, projects, domains) = (text(|s| &s.org), text(|s| &s.project), text(|s| &s.domain));
+            all.add(sql, params![orgs, projects, domains, days, used]);
+        }
+        if !digests.is_empty() {
+            let sql =
+                "INSERT INTO blobs (digest, bytes, run_id) SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[]) k
+                       ON CONFLICT DO NOTHING";
+            all.add(sql, params![digests, bytes, owners]);
+        }
     }
 
     /// Inserts the runs that are new, in the order of their names, so that two batches never wait for each other. Of a run
@@ -193,12 +215,13 @@ impl<'r> Rows<'r> {
                     k.queue, k.max_actions, k.flown, k.started, k.ended, k.related_to, k.info
              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[],
                          $8::text[], $9::bigint[], $10::text[], $11::bytea[], $12::bigint[], $13::bigint[], $14::bigint[],
-                         $15::bigint[], $16::bool[], $17::bool[], $18::bigint[]) WITH ORDINALITY
+                         $15::bigint[], $16::bool[], $17::bool[], $18::bigint[], $19::bigint[])
                   k (org, project, domain, name, created_at, created_by, source, queue, max_actions, related_to, info, id,
                      seq, made, at, started, ended, flown, n)
              ORDER BY k.n";
         let mut values = params![orgs, projects, domains, names, created, created_by, sources, queues, most, related];
-        values.extend(params![infos, ids, seqs, made, times, started, ended, flown]);
+        let order: Vec<i64> = (0..).take(new.len()).collect();
+        values.extend(params![infos, ids, seqs, made, times, started, ended, flown, order]);
         all.add(sql, values);
         let (mut runs, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for (_, _, info, id) in &new {
@@ -210,8 +233,8 @@ impl<'r> Rows<'r> {
         }
         if !runs.is_empty() {
             let sql = "INSERT INTO run_labels (run_id, key, value)
-                       SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING";
-            all.add(sql, params![runs, keys, values]);
+                       SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[]) k ON CONFLICT DO NOTHING";
+            all.add_any(sql, params![runs, keys, values]);
         }
         Ok(())
     }
@@ -227,7 +250,7 @@ impl<'r> Rows<'r> {
                    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[],
                        $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bool[],
                        $14::bigint[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
-                       $21::text[], $22::bytea[])";
+                       $21::text[], $22::bytea[]) k";
         all.add(
             sql,
             params![
@@ -255,7 +278,7 @@ impl<'r> Rows<'r> {
                 c.states,
             ],
         );
-        task_runs(all, rows);
+        task_runs(all, self.known, rows);
         Ok(())
     }
 
@@ -283,7 +306,8 @@ impl<'r> Rows<'r> {
         let gone = self.actions.iter().filter(|row| row.was_live() && !row.is_live());
         let gone: Vec<i64> = gone.map(|row| row.id).collect();
         if !gone.is_empty() {
-            all.add("DELETE FROM live WHERE id = ANY($1)", params![gone]);
+            let sql = "DELETE FROM live l USING unnest($1::bigint[]) k (id) WHERE l.id = k.id";
+            all.add(sql, params![gone]);
         }
         let live = self.actions.iter().filter(|row| row.is_live());
         let (old, new): (Vec<&Row<'_>>, Vec<&Row<'_>>) = live.partition(|row| row.was_live());
@@ -306,7 +330,7 @@ impl<'r> Rows<'r> {
         let bodies = events.iter().map(|e| encode_packed(&e.logged.event, self.known.packs));
         let bodies = bodies.collect::<Result<Vec<_>, _>>()?;
         let sql = "INSERT INTO events (run_id, seq, at, body)
-                   SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[])";
+                   SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[]) k";
         all.add(sql, params![runs, seqs, times, bodies]);
         Ok(())
     }
@@ -335,11 +359,11 @@ impl<'r> Rows<'r> {
         let groups: Vec<String> = counts.keys().map(|(.., group)| group.clone()).collect();
         let mut values = params![runs, parents, groups];
         for column in 0..PHASES {
-            values.push(Box::new(counts.values().map(|counts| counts[column]).collect::<Vec<i64>>()));
+            values.extend(params![counts.values().map(|counts| counts[column]).collect::<Vec<i64>>()]);
         }
         let sql = "INSERT INTO child_counts AS c (run_id, parent, grp, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10)
                    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-                       $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[])
+                       $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]) k
                    ON CONFLICT (run_id, parent, grp) DO UPDATE SET
                        p1 = c.p1 + excluded.p1, p2 = c.p2 + excluded.p2, p3 = c.p3 + excluded.p3, p4 = c.p4 + excluded.p4,
                        p5 = c.p5 + excluded.p5, p6 = c.p6 + excluded.p6, p7 = c.p7 + excluded.p7, p8 = c.p8 + excluded.p8,
@@ -404,7 +428,7 @@ impl<'r> Rows<'r> {
                        SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
                            $7::text[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
                            $13::bigint[], $14::bigint[], $15::text[], $16::text[], $17::bigint[], $18::text[], $19::text[],
-                           $20::text[], $21::text[], $22::text[], $23::text[])";
+                           $20::text[], $21::text[], $22::text[], $23::text[]) k";
             all.add(
                 sql,
                 params![
@@ -462,16 +486,22 @@ fn phase_column(state: &ActionState) -> usize {
 }
 
 /// Remembers the run that each task was last part of, each task once and in one order.
-fn task_runs(all: &mut Statements<'_>, rows: &[&Row<'_>]) {
+fn task_runs(all: &mut Statements<'_>, known: &Known, rows: &[&Row<'_>]) {
     let mut newest: BTreeMap<[String; 5], i64> = BTreeMap::new();
     for row in rows {
         let Some(task) = row.changed.state.task().map(|t| &t.task) else { continue };
+        if known.noted.get(row.key).is_some_and(|noted| noted.has_task(task)) {
+            continue;
+        }
         for version in ["", task.version.as_str()] {
             let key = [&row.key.scope.org, &task.project, &task.domain, &task.name].map(|t| clean(t));
             let [org, project, domain, name] = key;
             let run = newest.entry([org, project, domain, name, clean(version)]).or_insert(row.run_id);
             *run = row.run_id.max(*run);
         }
+    }
+    if newest.is_empty() {
+        return;
     }
     let column = |i: usize| newest.keys().map(|k| k[i].clone()).collect::<Vec<_>>();
     let runs: Vec<i64> = newest.values().copied().collect();
@@ -485,7 +515,7 @@ fn task_runs(all: &mut Statements<'_>, rows: &[&Row<'_>]) {
                ORDER BY k.org, k.project, k.domain, k.name, k.version
                ON CONFLICT (org, project, domain, name, version) DO UPDATE SET run_id = excluded.run_id
                WHERE task_runs.run_id < excluded.run_id";
-    all.add(sql, params![column(0), column(1), column(2), column(3), column(4), runs]);
+    all.add_any(sql, params![column(0), column(1), column(2), column(3), column(4), runs]);
 }
 
 /// Carries out what the batch changes in the cache. Rows that wait for a key are locked in one order first.
@@ -509,8 +539,7 @@ pub(super) async fn cache_changes(tx: &Tx, rows: &Rows<'_>) -> Result<(), Troubl
             }
         }
     }
-    let own = actions.iter().filter(|row| row.was.is_some_and(|(was, _)| was.pending_lookup().is_some()));
-    let own: Vec<i64> = own.map(|row| row.id).collect();
+    let own: Vec<i64> = rows.looking_up().collect();
     let at = actions.iter().filter_map(|r| r.changed.at).max();
     match at {
         Some(at) if !own.is_empty() || !freed.is_empty() => Ok(cache::wake(tx, &own, &freed, at).await?),

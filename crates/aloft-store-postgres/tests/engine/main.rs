@@ -12,8 +12,8 @@ use std::{
 };
 
 use aloft_core::{
-    ActionName, Asks, Command as Ask, DEFAULT_QUEUE, Lease, LeaseToken, Reply, RunInfo, RunKey, Scope, Seed,
-    TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
+    ActionName, Asks, AttemptOutcome, Command as Ask, DEFAULT_QUEUE, EndedBy, Lease, LeaseToken, OutputRefs, Progress,
+    QueueState, Reply, RunInfo, RunKey, Scope, Seed, TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
 };
 use aloft_store::{OfferPlace, Queue, Store, StoreError, Submission, SubmitError, Turn, Which};
 use aloft_store_postgres::{Clock, Options, PostgresStore};
@@ -200,6 +200,92 @@ async fn one_of_many_takes_an_action() {
     assert_eq!(taken.iter().filter(|r| matches!(r, Ok(Reply::Leased(_)))).count(), 1, "{taken:?}");
     let held = stores[0].held_by(&WorkerId("w".into())).await.unwrap();
     assert_eq!(held.len(), 1);
+}
+
+/// What one store answers to a step, without times.
+fn told(answer: &Result<Reply, SubmitError>) -> String {
+    match answer {
+        Ok(Reply::Created(_)) => "created".to_owned(),
+        Ok(Reply::Leased(state)) => format!("leased {:?}", state.phase),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Batches that are decided on what a writer has kept come to the same as those that look first, whoever else writes in
+/// between: each step goes through one of two control planes, which take over from each other after some steps; beside them
+/// stands a database whose control planes take turns at every step, and so always look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_decides_as_what_is_read() {
+    let server = shared();
+    let (url, beside) = (server.empty().await, server.empty().await);
+    let stores = [open(&url).await, open(&url).await];
+    let lookers = [open(&beside).await, open(&beside).await, open(&beside).await];
+    with_queue(&stores[0]).await;
+    with_queue(&lookers[0]).await;
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut below = |n: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % n
+    };
+    let (mut by, mut children) = (0, 0);
+    for step in 0..2400_u64 {
+        if below(60) == 0 {
+            by = 1 - by;
+        }
+        if below(25) == 0 {
+            let state = if below(2) == 0 { QueueState::Draining } else { QueueState::Active };
+            for store in [&stores[by], &lookers[0]] {
+                let queue = store.queue("local", DEFAULT_QUEUE).await.unwrap().unwrap();
+                let generation = queue.generation;
+                let changed = Queue { state, generation: generation + 1, ..queue };
+                assert!(store.replace_queue(changed, generation).await.unwrap());
+            }
+        }
+        let run = format!("r{}", below(3) + step / 800 * 3);
+        let some = format!("c{}", below(children + 1));
+        let name = ActionName::new(&some).unwrap();
+        let submission = match below(10) {
+            0 => create(&run),
+            1..=3 => {
+                children += 1;
+                child(&run, &format!("c{children}"))
+            }
+            4 => child(&run, &some),
+            5..=6 => lease(&run, &some, below(3) + 1),
+            7..=8 => {
+                let progress = match below(3) {
+                    0 => Progress::Running,
+                    _ => Progress::Ended(AttemptOutcome::Succeeded(OutputRefs::default())),
+                };
+                let token = LeaseToken(below(3) + 1);
+                Submission::new(key(&run), Ask::Report { action: name, attempt: 1, token, progress })
+            }
+            _ => Submission::new(key(&run), Ask::Abort { action: name, by: EndedBy::asked("me", "no") }),
+        };
+        let looked = lookers[step as usize % 3].submit(submission.clone()).await;
+        let kept = stores[by].submit(submission.clone()).await;
+        assert_eq!(told(&kept), told(&looked), "step {step}: {submission:?}");
+    }
+    for number in 0..9 {
+        let run = key(&format!("r{number}"));
+        let [kept, looked] = [&stores[by], &lookers[0]].map(|store| store.snapshot(&run, Which::All));
+        let (kept, looked) = (kept.await.unwrap().unwrap(), looked.await.unwrap().unwrap());
+        let outline = |s: &aloft_store::Snapshot| -> Vec<_> {
+            s.actions.iter().map(|a| (a.name.clone(), a.phase, a.attempts.len())).collect()
+        };
+        assert_eq!((kept.seq, outline(&kept)), (looked.seq, outline(&looked)), "{run}");
+    }
+    let (loads, beside) =
+        tokio::join!(stores[1 - by].queue_load("local", DEFAULT_QUEUE), lookers[0].queue_load("local", DEFAULT_QUEUE));
+    assert_eq!(loads.unwrap(), beside.unwrap());
+    let (guarded, outdated) = stores.iter().map(|s| s.guarded()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let looked: u64 = lookers.iter().map(|s| s.guarded().0).sum();
+    assert!(
+        guarded > 200 && outdated > 20 && looked * 2 < guarded,
+        "{guarded} guarded, {outdated} outdated, {looked} beside"
+    );
 }
 
 /// What watchers are told from memory has no gap where another control plane has committed, and nothing that is out of date.
