@@ -1,8 +1,9 @@
 //! States that a writer keeps from one batch to the next, so that the commands of an action's life read it once.
 //!
-//! What is kept of a run is used only while the batch holds the lock on the run's row, and only if the row says that nothing
+//! Nothing is committed by what is kept of a run unless the batch holds the lock on the run's row, and the row says that nothing
 //! was appended to its log since: every change of an action is an event, so the number of the last one tells. Whoever else
-//! has changed the run, here or elsewhere, has changed that number.
+//! has changed the run, here or elsewhere, has changed that number. A batch looks before it decides, or, where all that it looks
+//! at is kept, after ([`super::guard`]).
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
