@@ -23,9 +23,14 @@ pub(super) struct Guard {
 const OUTDATED: &str = "ALF01";
 
 impl Guard {
-    /// Whether anything has to hold that was read.
-    pub(super) fn has_conditions(&self) -> bool {
-        !self.runs.is_empty() || self.revision.is_some()
+    /// Whether there are runs to lock before anything is written.
+    pub(super) fn locks(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    /// The revision that what is written has to look at itself, for nothing else is to be done before it.
+    pub(super) fn revision_alone(&self) -> Option<i64> {
+        self.revision.filter(|_| !self.locks())
     }
 
     /// Prepares [`Guard::check`], for this may wait for an answer.

@@ -221,7 +221,7 @@ impl Kept {
 
     /// Keeps what a batch has left, once it is committed.
     pub(super) fn keep(&mut self, learnt: Learnt) {
-        let Learnt { known, decided, runs: ids, numbers } = learnt;
+        let Learnt { known, decided, runs: ids, numbers, .. } = learnt;
         if !numbers.is_empty() {
             self.numbers = Some((Instant::now(), numbers));
         }

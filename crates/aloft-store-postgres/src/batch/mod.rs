@@ -71,13 +71,14 @@ pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
             }
         }
         match carry_out(&shared, &mut kept, &submissions).await {
-            Ok((answers, learnt)) => {
+            Ok((answers, mut learnt)) => {
                 for (done, answer) in waiting.into_iter().zip(answers) {
                     // A receiver that is gone has given up waiting; the write stands either way.
                     drop(done.send(answer));
                 }
-                // Whoever was answered goes on first.
+                // Whoever was answered goes on first, before those who are woken by what was committed.
                 tokio::task::yield_now().await;
+                learnt.tell(&shared);
                 kept.keep(learnt);
             }
             Err(error) => {
@@ -105,6 +106,31 @@ struct Learnt {
     runs: HashMap<RunKey, i64>,
     /// Numbers for runs that may be made next.
     numbers: Vec<i64>,
+    /// What it committed, if anything.
+    committed: Option<Done>,
+}
+
+/// A commit.
+struct Done {
+    /// Its place in the feed.
+    pos: u64,
+    /// How many commands it carried out.
+    commands: usize,
+    took: Duration,
+}
+
+impl Learnt {
+    /// Tells those who watch what was committed.
+    fn tell(&mut self, shared: &Shared) {
+        let Some(Done { pos, commands, took }) = self.committed.take() else { return };
+        let decided = &mut self.decided;
+        shared.recent.note(&Commit { decided }, |run| shared.hub.is_watched(run));
+        shared.hub.publish(decided.seqs(), Some(pos));
+        if let Some(observer) = shared.hub.observer() {
+            let (events, seen) = (decided.events.len(), std::mem::take(&mut decided.seen));
+            observer.committed(Committed { commands, events, took, seen });
+        }
+    }
 }
 
 /// Why an attempt at a batch did not come to an end.
@@ -198,23 +224,19 @@ async fn once(
     }
     let mut statements = send::Statements::default();
     rows.write(&mut statements)?;
-    let ahead = creates(submissions);
-    let end = tail::place((&shared.channel, &shared.own), &known, &decided, &rows, ahead);
+    let runs = (creates(submissions), guard.as_ref().and_then(guard::Guard::revision_alone));
+    let end = tail::place((&shared.channel, &shared.own), &known, &decided, &rows, runs);
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-before-commit", |_| std::process::abort());
     let (pos, numbers) = tail::taken(&statements.commit(tx, guard, end).await?);
     let runs = rows.runs;
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-after-commit", |_| std::process::abort());
-    shared.recent.note(&Commit { decided: &decided }, |run| shared.hub.is_watched(run));
+    // Before Postgres does: the follower leaves it to this writer.
     shared.told.lock().insert(pos / PLACES);
-    shared.hub.publish(decided.seqs(), Some(pos));
-    if let Some(observer) = shared.hub.observer() {
-        let (commands, events, took) = (submissions.len(), decided.events.len(), began.elapsed());
-        observer.committed(Committed { commands, events, took, seen: std::mem::take(&mut decided.seen) });
-    }
+    let committed = Some(Done { pos, commands: submissions.len(), took: began.elapsed() });
     let answers = std::mem::take(&mut decided.answers);
-    Ok((answers, Learnt { known, decided, runs, numbers }))
+    Ok((answers, Learnt { known, decided, runs, numbers, committed }))
 }
 
 /// What the commands look at, if all of it is kept.

@@ -1,8 +1,9 @@
 //! What one batch writes, sent with the commit behind it without waiting for an answer in between: the whole of it costs one
 //! round trip.
 //!
-//! All of it but the end is put together into one statement, for each of a dozen costs about as much as what it does: its own
-//! plan to look up, snapshot and locks, and an answer that wakes who waits for it.
+//! All of it is put together into one statement, for each of a dozen costs about as much as what it does: its own plan to look
+//! up, snapshot and locks, and an answer that wakes who waits for it. Where nothing has to be locked before it, it is a
+//! transaction of its own.
 
 use std::fmt::Write as _;
 
@@ -131,17 +132,29 @@ fn numbered(sql: &str, taken: usize, to: &mut String) {
     }
 }
 
-/// One statement that carries out all of `parts`, in the same order whichever there are.
-fn together(parts: &[(&str, usize, Form)]) -> String {
-    let (mut sql, mut taken) = (String::with_capacity(4096), 0);
+/// What the end of a batch says where all else has to be done before it.
+pub(super) const WRITTEN: &str = "all_is_written";
+
+/// One statement that carries out all of `parts`, in the same order whichever there are, and then `end`.
+fn together(parts: &[(&str, usize, Form)], end: (&str, Form)) -> String {
+    let (mut sql, mut taken) = (String::with_capacity(6144), 0);
+    sql.push_str("WITH ");
     for (number, (part, params, form)) in parts.iter().enumerate() {
-        let begins = if number == 0 { "WITH" } else { "," };
-        let _ = write!(sql, "{begins} w{number} AS (");
+        let _ = write!(sql, "w{number} AS (");
         form.write(part, taken, &mut sql);
-        sql.push(')');
+        sql.push_str(" RETURNING 1), ");
         taken += params;
     }
-    sql.push_str(" SELECT 1");
+    // Postgres orders what a statement writes only by what needs the rows of what.
+    let each = (0..parts.len()).rev().map(|number| format!("(SELECT count(*) FROM w{number}) >= 0"));
+    let each: Vec<String> = each.collect();
+    let written = if each.is_empty() { "true".to_owned() } else { each.join(" AND ") };
+    let (before, after) = end.0.split_once(WRITTEN).unwrap_or((end.0, ""));
+    end.1.write(before, taken, &mut sql);
+    if !after.is_empty() {
+        sql.push_str(&written);
+        end.1.write(after, taken, &mut sql);
+    }
     sql
 }
 
@@ -167,51 +180,49 @@ impl<'s> Statements<'s> {
         let one = self.0.iter().filter(|part| part.each).all(|part| Form::of(&part.params) == Form::One);
         let form = |part: &Part<'_>| if one && part.each { Form::One } else { Form::Many };
         let parts: Vec<_> = self.0.iter().map(|part| (part.sql, part.params.len(), form(part))).collect();
-        let values: Vec<&(dyn ToSql + Sync)> = self.0.iter().flat_map(|part| form(part).values(&part.params)).collect();
-        // All before the first is sent: preparing waits for an answer, and what comes behind would overtake.
-        let all = tx.prepare_cached(&together(&parts)).await?;
         let (sql, params) = &end;
-        let form = Form::of(params);
-        let ends: Vec<&(dyn ToSql + Sync)> = form.values(params).collect();
-        let mut last = String::with_capacity(2048);
-        form.write(sql, 0, &mut last);
-        let end = tx.prepare_cached(&last).await?;
-        let check = match guarded.as_ref().filter(|guard| guard.has_conditions()) {
-            Some(guard) => Some((guard, guard.prepare(&tx).await?)),
-            None => None,
-        };
-        let begin = async {
-            match &guarded {
-                Some(_) => tx.batch_execute("BEGIN").await,
-                None => Ok(()),
+        let last = Form::of(params);
+        let values = self.0.iter().flat_map(|part| form(part).values(&part.params)).chain(last.values(params));
+        let values: Vec<&(dyn ToSql + Sync)> = values.collect();
+        // All before the first is sent: preparing waits for an answer, and what comes behind would overtake.
+        let all = tx.prepare_cached(&together(&parts, (sql, last))).await?;
+        match guarded {
+            Some(guard) if guard.locks() => {
+                let check = guard.prepare(&tx).await?;
+                // The first look at each of these sends it, in this order.
+                let (begun, checked, written, committed) = tokio::join!(
+                    biased;
+                    tx.batch_execute("BEGIN"),
+                    guard.check(&tx, &check),
+                    tx.query_one(&all, &values),
+                    tx.batch_execute("COMMIT")
+                );
+                // If one of them failed, those behind it were not carried out, and the commit has rolled back.
+                if committed.is_ok() {
+                    tx.ended();
+                }
+                begun?;
+                checked.map_err(guard::trouble)?;
+                let written = written.map_err(guard::trouble)?;
+                committed?;
+                Ok(written)
             }
-        };
-        let check = async {
-            match &check {
-                Some((guard, prepared)) => guard.check(&tx, prepared).await,
-                None => Ok(()),
+            Some(_) => {
+                let written = tx.query_one(&all, &values).await.map_err(guard::trouble)?;
+                tx.ended();
+                Ok(written)
             }
-        };
-        // The first look at each of these sends it, in this order.
-        let (begun, checked, written, ended, committed) = tokio::join!(
-            biased;
-            begin,
-            check,
-            tx.query(&all, &values),
-            tx.query_one(&end, &ends),
-            tx.batch_execute("COMMIT")
-        );
-        // If one of them failed, those behind it were not carried out, and the commit has rolled back.
-        if committed.is_ok() {
-            tx.ended();
+            None => {
+                let (written, committed) =
+                    tokio::join!(biased; tx.query_one(&all, &values), tx.batch_execute("COMMIT"));
+                if committed.is_ok() {
+                    tx.ended();
+                }
+                let written = written?;
+                committed?;
+                Ok(written)
+            }
         }
-        begun?;
-        let failed = if guarded.is_some() { guard::trouble } else { Trouble::from };
-        checked.map_err(failed)?;
-        written.map_err(failed)?;
-        let ended = ended.map_err(failed)?;
-        committed?;
-        Ok(ended)
     }
 }
 
@@ -223,15 +234,21 @@ mod tests {
     fn parts_keep_their_own_parameters() {
         let update = "UPDATE a SET x = k.x FROM unnest($1::bigint[], $2::text[]) k (id, x) WHERE a.id = k.id";
         let delete = "DELETE FROM b USING unnest($1::bigint[]) k (id) WHERE b.id = k.id";
+        let end = "p AS (UPDATE feed SET pos = $1 WHERE all_is_written RETURNING pos) SELECT $2, k.id FROM unnest($3::text[]) k";
         assert_eq!(
-            together(&[(update, 2, Form::Many), (delete, 1, Form::Many)]),
-            "WITH w0 AS (UPDATE a SET x = k.x FROM unnest($1::bigint[], $2::text[]) k (id, x) WHERE a.id = k.id), \
-             w1 AS (DELETE FROM b USING unnest($3::bigint[]) k (id) WHERE b.id = k.id) SELECT 1"
+            together(&[(update, 2, Form::Many), (delete, 1, Form::Many)], (end, Form::Many)),
+            "WITH w0 AS (UPDATE a SET x = k.x FROM unnest($1::bigint[], $2::text[]) k (id, x) WHERE a.id = k.id RETURNING 1), \
+             w1 AS (DELETE FROM b USING unnest($3::bigint[]) k (id) WHERE b.id = k.id RETURNING 1), \
+             p AS (UPDATE feed SET pos = $4 WHERE (SELECT count(*) FROM w1) >= 0 AND (SELECT count(*) FROM w0) >= 0 \
+             RETURNING pos) SELECT $5, k.id FROM unnest($6::text[]) k"
         );
         assert_eq!(
-            together(&[(delete, 1, Form::Many), (update, 2, Form::One)]),
-            "WITH w0 AS (DELETE FROM b USING unnest($1::bigint[]) k (id) WHERE b.id = k.id), \
-             w1 AS (UPDATE a SET x = k.x FROM (VALUES ($2::bigint, $3::text)) k (id, x) WHERE a.id = k.id) SELECT 1"
+            together(&[(delete, 1, Form::Many), (update, 2, Form::One)], (end, Form::One)),
+            "WITH w0 AS (DELETE FROM b USING unnest($1::bigint[]) k (id) WHERE b.id = k.id RETURNING 1), \
+             w1 AS (UPDATE a SET x = k.x FROM (VALUES ($2::bigint, $3::text)) k (id, x) WHERE a.id = k.id RETURNING 1), \
+             p AS (UPDATE feed SET pos = $4 WHERE (SELECT count(*) FROM w1) >= 0 AND (SELECT count(*) FROM w0) >= 0 \
+             RETURNING pos) SELECT $5, k.id FROM (VALUES ($6::text)) k"
         );
+        assert!(together(&[], (end, Form::One)).contains("WHERE true RETURNING"));
     }
 }

@@ -1,7 +1,7 @@
-//! The end of a batch: its place in the order of all commits, and the commit.
+//! The end of a batch: its place in the order of all commits.
 //!
-//! One statement takes the lock on the row of `feed`, and the commit follows it without waiting for its answer, so that the
-//! lock is held for hardly longer than the disk takes.
+//! It takes the lock on the row of `feed` when all else is written, and the commit follows without waiting for an answer, so
+//! that the lock is held for hardly longer than the disk takes.
 
 use aloft_core::ActionName;
 use aloft_store::Share;
@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use super::{
     decide::Decided,
     load::Known,
-    send::{Params, Plain, params},
+    send::{Params, Plain, WRITTEN, params},
     write::Rows,
 };
 use crate::rows::amount;
@@ -19,13 +19,13 @@ use crate::rows::amount;
 pub(crate) const PLACES: u64 = 1 << 20;
 
 /// Takes the commit's place in the feed, behind all that it writes; and numbers for so many runs that may be made next, where
-/// some were made.
+/// some were made. Fails as [`super::guard`] does if what limits new work has another revision than `revision`.
 pub(super) fn place<'s>(
     (channel, own): (&'s str, &'s str),
     known: &Known,
     decided: &Decided,
     rows: &Rows<'s>,
-    ahead: usize,
+    (ahead, revision): (usize, Option<i64>),
 ) -> (String, Params<'s>) {
     let (mut runs, mut firsts, mut lasts, mut roots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (key, run) in &decided.runs {
@@ -43,26 +43,6 @@ pub(super) fn place<'s>(
     let (orgs, projects, domains) = (text(|s| &s.org), text(|s| &s.project), text(|s| &s.domain));
     let queues: Vec<&str> = loads.keys().map(|(_, queue)| *queue).collect();
     let sums = |f: fn(&Share) -> i64| loads.values().map(f).collect::<Vec<i64>>();
-    // Only where there are some: a statement all of whose columns have one row is the cheaper one.
-    let of_roots = ", r AS (INSERT INTO run_changes (run_id, changed)
-                   SELECT k.id, p.pos * 1048576 + k.n FROM p, unnest($17::bigint[], $18::bigint[]) k (id, n)
-                   ON CONFLICT (run_id) DO UPDATE SET changed = excluded.changed)";
-    let numbers = ", ARRAY(SELECT nextval('runs_id_seq') FROM generate_series(1, $19::bigint))";
-    let sql = format!(
-        "WITH p AS (UPDATE feed SET pos = pos + 1 RETURNING pos),
-             c AS (INSERT INTO commits (pos, runs, firsts, lasts) SELECT p.pos, $1::bigint[], $2::bigint[], $3::bigint[] FROM p),
-             l AS (INSERT INTO loads (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
-                   SELECT k.* FROM p, unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],
-                        $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[])
-                        k (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
-                   ON CONFLICT (org, project, domain, queue) DO UPDATE SET
-                        waiting = loads.waiting + excluded.waiting, held = loads.held + excluded.held,
-                        counted = loads.counted + excluded.counted, memory = loads.memory + excluded.memory,
-                        cpu = loads.cpu + excluded.cpu, gpu = loads.gpu + excluded.gpu, runs = loads.runs + excluded.runs)
-             {} SELECT p.pos, pg_notify($4, $5)::text {} FROM p",
-        if roots.is_empty() { "" } else { of_roots },
-        if ahead > 0 && !roots.is_empty() { numbers } else { "" },
-    );
     let counts = [
         sums(|l| l.waiting),
         sums(|l| l.held),
@@ -77,18 +57,46 @@ pub(super) fn place<'s>(
     for column in counts {
         values.extend(params![column]);
     }
+    // Only where there are some: a statement all of whose columns have one row is the cheaper one.
+    let mut of_roots = "";
+    let mut numbers = "'{}'::bigint[]".to_owned();
     if !roots.is_empty() {
         let order: Vec<i64> = (1..).take(roots.len()).collect();
         values.extend(params![roots, order]);
+        of_roots = ", r AS (INSERT INTO run_changes (run_id, changed)
+                   SELECT k.id, p.pos * 1048576 + k.n FROM p, unnest($17::bigint[], $18::bigint[]) k (id, n)
+                   ON CONFLICT (run_id) DO UPDATE SET changed = excluded.changed)";
         if ahead > 0 {
-            values.extend(params![Plain(ahead as i64)]);
+            values.extend(params![Plain(amount(ahead as u64))]);
+            let count = values.len();
+            numbers = format!("ARRAY(SELECT nextval('runs_id_seq') FROM generate_series(1, ${count}::bigint))");
         }
     }
+    let mut check = String::new();
+    if let Some(revision) = revision {
+        values.extend(params![Plain(revision)]);
+        let expected = values.len();
+        check = format!(
+            ", CASE WHEN (SELECT revision FROM site_revision) = ${expected}::bigint THEN 0 ELSE refuse_outdated() END"
+        );
+    }
+    let sql = format!(
+        "p AS (UPDATE feed SET pos = pos + 1 WHERE {WRITTEN} RETURNING pos),
+             c AS (INSERT INTO commits (pos, runs, firsts, lasts) SELECT p.pos, $1::bigint[], $2::bigint[], $3::bigint[] FROM p),
+             l AS (INSERT INTO loads (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
+                   SELECT k.* FROM p, unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],
+                        $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[])
+                        k (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
+                   ON CONFLICT (org, project, domain, queue) DO UPDATE SET
+                        waiting = loads.waiting + excluded.waiting, held = loads.held + excluded.held,
+                        counted = loads.counted + excluded.counted, memory = loads.memory + excluded.memory,
+                        cpu = loads.cpu + excluded.cpu, gpu = loads.gpu + excluded.gpu, runs = loads.runs + excluded.runs)
+             {of_roots} SELECT p.pos, pg_notify($4, $5)::text, {numbers} {check} FROM p"
+    );
     (sql, values)
 }
 
 /// The place that [`place`] took, and the numbers for runs that it took ahead.
 pub(super) fn taken(row: &Row) -> (u64, Vec<i64>) {
-    let numbers = if row.len() > 2 { row.get(2) } else { Vec::new() };
-    (row.get::<_, i64>(0).unsigned_abs() * PLACES + (PLACES - 1), numbers)
+    (row.get::<_, i64>(0).unsigned_abs() * PLACES + (PLACES - 1), row.get(2))
 }
