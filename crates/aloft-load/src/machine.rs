@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{Seek as _, Write as _},
     path::Path,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -61,12 +62,13 @@ pub(crate) fn load() -> f64 {
     text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0.0)
 }
 
-/// How long it takes to make 4 KiB in `dir` durable, `count` times.
-pub(crate) fn fdatasync(dir: &Path, count: usize) -> Result<Vec<Duration>> {
+/// How long it takes to make 4 KiB in `dir` durable, `count` times with a pause before each.
+pub(crate) fn fdatasync(dir: &Path, count: usize, pause: Duration) -> Result<Vec<Duration>> {
     let path = dir.join("probe");
     let mut file = File::create(&path).with_context(|| path.display().to_string())?;
     let mut took = Vec::with_capacity(count);
     for _ in 0..count {
+        thread::sleep(pause);
         let begun = Instant::now();
         file.rewind()?;
         file.write_all(&[7; 4096])?;
