@@ -347,6 +347,21 @@ async fn same_as_recorded(store: &Handle, run: &RunKey) {
 #[derive(Default)]
 struct Heard(std::sync::Mutex<Vec<Committed>>);
 
+impl Heard {
+    /// What it is told of this many commands. A store may answer before it tells.
+    async fn of(&self, commands: usize) -> Vec<Committed> {
+        for _ in 0..1000 {
+            let mut heard = self.0.lock().expect("nobody panics");
+            if heard.iter().map(|c| c.commands).sum::<usize>() >= commands {
+                return std::mem::take(&mut *heard);
+            }
+            drop(heard);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("it was not told of {commands} commands: {:?}", self.0)
+    }
+}
+
 impl Observer for Heard {
     fn committed(&self, commit: Committed) {
         self.0.lock().expect("nobody panics").push(commit);
@@ -377,7 +392,7 @@ async fn commits_are_told_and_what_lives_is_counted(store: Handle) {
     ok(&store, Submission::new(run.clone(), Command::Abort { action: ActionName::root(), by })).await;
     ok(&store, Submission::new(run.clone(), Command::Settle { actions: vec![action("x2")] })).await;
     assert_eq!(store.census().await.unwrap(), Census::default());
-    let commits = std::mem::take(&mut *heard.0.lock().expect("nobody panics"));
+    let commits = heard.of(9).await;
     let told: Vec<_> = commits.iter().flat_map(|c| &c.seen).collect();
     let stages: Vec<_> = told.iter().flat_map(|s| s.stages.iter().map(|(stage, _)| stage.name())).collect();
     assert_eq!(stages, ["queue", "transition", "execution", "completion", "completion", "completion"]);
@@ -398,9 +413,9 @@ async fn commits_are_told_and_what_lives_is_counted(store: Handle) {
         ok(&store, lease(&other, name, "w", token)).await;
         batch.extend([report(&other, name, token, Progress::Running), report(&other, name, token, done())]);
     }
-    heard.0.lock().expect("nobody panics").clear();
+    heard.of(1 + 2 * 2).await;
     assert!(store.submit_in_order(batch).await.iter().all(Result::is_ok));
-    let others = std::mem::take(&mut *heard.0.lock().expect("nobody panics"));
+    let others = heard.of(2 * 2).await;
     let told: Vec<_> = others.iter().flat_map(|c| &c.seen).collect();
     assert!(told.len() <= others.len(), "of one task once in a commit: {told:?}");
     assert_eq!(

@@ -8,7 +8,7 @@ use aloft_core::{ActionState, Event, Phase, RunKey, Stage, Time, Was, stages};
 
 /// Who hears of commits.
 pub trait Observer: Send + Sync + 'static {
-    /// Something was committed by this process.
+    /// Something was committed by this process. Whoever waits for the answers may have them by then.
     fn committed(&self, commit: Committed);
 
     /// Whether it wants to know whole actions of this run as they end.
