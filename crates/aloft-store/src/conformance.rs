@@ -348,14 +348,19 @@ async fn same_as_recorded(store: &Handle, run: &RunKey) {
 struct Heard(std::sync::Mutex<Vec<Committed>>);
 
 impl Heard {
+    /// What it was told, if that is of this many commands.
+    fn take(&self, commands: usize) -> Option<Vec<Committed>> {
+        let mut heard = self.0.lock().expect("nobody panics");
+        let all = heard.iter().map(|c| c.commands).sum::<usize>() >= commands;
+        all.then(|| std::mem::take(&mut *heard))
+    }
+
     /// What it is told of this many commands. A store may answer before it tells.
     async fn of(&self, commands: usize) -> Vec<Committed> {
         for _ in 0..1000 {
-            let mut heard = self.0.lock().expect("nobody panics");
-            if heard.iter().map(|c| c.commands).sum::<usize>() >= commands {
-                return std::mem::take(&mut *heard);
+            if let Some(all) = self.take(commands) {
+                return all;
             }
-            drop(heard);
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         panic!("it was not told of {commands} commands: {:?}", self.0)
