@@ -7,13 +7,13 @@ use aloft_core::{
 };
 use aloft_flyteidl2::flyteidl2::task::RunSpec;
 use aloft_plane::{AttemptId, LeaseRef, LeasedAttempt, ReportError, WORKER_LOST};
-use aloft_store::{OfferPlace, RunRecord, Sift, StoreError, Submission, SubmitError, Which};
+use aloft_store::{InTurn, OfferPlace, RunRecord, Sift, StoreError, Submission, SubmitError, Turn, Which};
 use buffa::Message as _;
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::sync::watch;
 
-use crate::{Control, names, reconcile::TROUBLE};
+use crate::{Control, names};
 
 /// Groups of one run and queue that one plan looks at. Their heads fit in one read of a few milliseconds; what lies beyond
 /// is looked at next.
@@ -25,7 +25,8 @@ const FEED_BATCH: usize = 1000;
 /// Attempts that a worker is told at a time that it holds: some 5 MB of states.
 const HELD_PART: usize = 2048;
 
-/// How old a plan may be when it is carried out. Less than what a store takes a turn away after.
+/// How old a plan may be when it is carried out. Less than what a store takes a turn away after, so that its work is hardly
+/// ever in vain.
 const MOMENT: Duration = Duration::from_secs(5);
 
 /// Names and values of environment variables.
@@ -66,7 +67,7 @@ impl Control {
         loop {
             feed.mark_unchanged();
             let (control, to) = (self.clone(), session.clone());
-            let granting = tokio::spawn(async move { control.grant_seated(&to, max).await });
+            let granting = tokio::spawn(async move { control.grant_described(&to, max).await });
             let failed = |e| ReportError::Unavailable(format!("the dispatcher failed, which is a defect: {e}"));
             let (taken, next) = granting.await.map_err(failed)??;
             if !taken.is_empty() {
@@ -160,54 +161,22 @@ impl Control {
         }
     }
 
-    /// As [`Control::grant`], with what the worker needs to run it. That the session was not over by then is looked at while the
-    /// attempts are on their way.
-    async fn grant_seated(
+    /// As [`Control::grant`], with what the worker needs to run it.
+    async fn grant_described(
         &self,
         session: &Session,
         max: usize,
     ) -> Result<(Vec<LeasedAttempt>, Option<Duration>), ReportError> {
-        let (taken, next) = self.grant(&session.worker, max).await?;
-        if taken.is_empty() {
-            return Ok((Vec::new(), next));
-        }
-        let (control, session, held) = (self.clone(), session.clone(), taken.clone());
-        tokio::spawn(async move { control.put_back_if_over(&session, &held).await });
+        let (taken, next) = self.grant(session, max).await?;
         Ok((self.describe(taken).await?, next))
     }
 
-    /// Puts back what was leased although the session is over by now: whoever has the worker's name since then was told what it
-    /// holds without it. A worker that has begun such an attempt is told to stop it, as with every other that it loses.
-    async fn put_back_if_over(&self, session: &Session, taken: &[(RunKey, ActionState)]) {
-        loop {
-            match self.put_back(session, taken).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::warn!(%error, worker = %session.worker.0, "cannot look whether this worker still has its session");
-                    self.pause(TROUBLE).await;
-                }
-            }
-            if self.stopping().is_cancelled() {
-                return;
-            }
-        }
-    }
-
-    async fn put_back(&self, session: &Session, taken: &[(RunKey, ActionState)]) -> Result<(), StoreError> {
-        let found = self.store().worker(&session.worker).await?;
-        if found.is_some_and(|r| r.session == session.number && !r.expired) {
-            return Ok(());
-        }
-        session.end();
-        let why = format!("Worker {} connected anew while this attempt was being handed to it.", session.worker.0);
-        self.requeue(taken, &why).await?;
-        Ok(())
-    }
-
-    /// Leases up to `max` waiting actions to `worker`, within all limits; and says how long until the next becomes ready.
+    /// Leases up to `max` waiting actions to the worker of `session`, within all limits; and says how long until the next
+    /// becomes ready. Nothing if the session is over: what a worker is leased before it begins another session is among what it
+    /// is told then that it holds ([`Self::granted`]), and afterwards nothing more comes to it by this one.
     async fn grant(
         &self,
-        worker: &WorkerId,
+        session: &Session,
         max: usize,
     ) -> Result<(Vec<(RunKey, ActionState)>, Option<Duration>), ReportError> {
         // One grant at a time in this process, and by its turn in all that share the store.
@@ -216,14 +185,19 @@ impl Control {
         let mut wrapped = from == OfferPlace::default();
         loop {
             let now = self.now();
-            let (turn, part) = self.store().offer_in_turn(now, &place, GROUPS, max).await.map_err(unavailable)?;
+            let found = self.store().offer_in_turn(&session.worker, now, &place, GROUPS, max).await;
+            let InTurn { turn, offered: part, worker } = found.map_err(unavailable)?;
+            if !worker.is_some_and(|r| r.session == session.number && !r.expired) {
+                session.end();
+                return Ok((Vec::new(), None));
+            }
             let next = part.next_ready.map(|at| at.since(now));
             let planned = plan(part.offer, max);
             for never in planned.never {
                 self.reject(never).await;
             }
             if turn.age() > MOMENT {
-                // Another has its turn by now, and may have handed out the same room.
+                // Another may have its turn by now, and then nothing of this is taken.
                 tracing::warn!(
                     "a plan took {:?} and is dropped; is this machine or the database overloaded?",
                     turn.age()
@@ -231,11 +205,21 @@ impl Control {
                 continue;
             }
             // All at once, so that they share one commit.
-            let grants = planned.grants.into_iter().map(|grant| self.take(worker, grant.run, grant.action));
+            let grants =
+                planned.grants.into_iter().map(|grant| self.take(&session.worker, &turn, grant.run, grant.action));
             let answers = join_all(grants).await;
             drop(turn);
-            let taken: Result<Vec<_>, _> = answers.into_iter().filter_map(Result::transpose).collect();
-            let taken = taken.map_err(unavailable)?;
+            let (mut taken, mut turn_over) = (Vec::new(), false);
+            for answer in answers {
+                match answer {
+                    Ok(leased) => taken.extend(leased),
+                    Err(StoreError::TurnOver) => turn_over = true,
+                    Err(error) => return Err(unavailable(error)),
+                }
+            }
+            if turn_over && taken.is_empty() {
+                continue;
+            }
             *place = part.next.unwrap_or_default();
             let start = *place == OfferPlace::default();
             wrapped |= start;
@@ -245,6 +229,13 @@ impl Control {
         }
     }
 
+    /// Waits until all that is being leased is leased, by every control plane, or never will be: who looks afterwards what a
+    /// worker holds sees all that came to it by a session which was over before.
+    pub(crate) async fn granted(&self) -> Result<(), StoreError> {
+        let _ours = self.0.dispatch.lock().await;
+        self.store().take_turn().await.map(drop)
+    }
+
     async fn reject(&self, never: Never) {
         let command = Command::Reject { action: never.action.clone(), error: never.error };
         if let Err(error) = self.store().submit(Submission::new(never.run.clone(), command)).await {
@@ -252,17 +243,19 @@ impl Control {
         }
     }
 
-    /// Leases one action's waiting attempt; `None` if another was faster or it has ended. After an error it may be leased all
-    /// the same: only the worker's next `reclaim` tells.
+    /// Leases one action's waiting attempt; `None` if another was faster or it has ended. After an error other than
+    /// [`StoreError::TurnOver`] it may be leased all the same: only the worker's next `reclaim` tells.
     async fn take(
         &self,
         worker: &WorkerId,
+        turn: &Turn,
         run: RunKey,
         action: ActionName,
     ) -> Result<Option<(RunKey, ActionState)>, StoreError> {
         let lease = Lease { worker: worker.clone(), token: LeaseToken(names::lease_token()) };
         let command = Command::Lease { action: action.clone(), lease };
-        match self.store().submit(Submission::new(run.clone(), command)).await {
+        let submission = Submission { turn: turn.number(), ..Submission::new(run.clone(), command) };
+        match self.store().submit(submission).await {
             Ok(Reply::Leased(state)) => Ok(Some((run, *state))),
             Ok(Reply::Done | Reply::Created(_) | Reply::Unchanged)
             | Err(SubmitError::Refused(Refusal::NotReady(_))) => Ok(None),

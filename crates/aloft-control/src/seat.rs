@@ -215,8 +215,10 @@ impl Seat {
                 Ok(Some((Vec::new(), Reclaiming::Names { session, newest, after: None, told })))
             }
             Reclaiming::Names { session, newest, after, mut told } => {
-                // What is named is read at several moments. What comes to be held in between is of the session before, and
-                // is put back by who granted it.
+                // What is named is read at several moments. Nothing comes to be held in between.
+                if after.is_none() {
+                    self.control.granted().await.map_err(unavailable)?;
+                }
                 let (held, next) = self.control.held_part(&self.guest.id, after).await?;
                 self.control.heard(&self.guest.id, session);
                 if next.is_some() {
@@ -253,7 +255,7 @@ impl ControlPlane for Seat {
         };
         tokio::select! {
             handed = handed => handed,
-            // A grant that is under way is finished: it goes back, or the next `reclaim` tells of it.
+            // A grant that is under way is finished: the next `reclaim` waits for it, and tells of it.
             () = self.over() => Err(over()),
         }
     }

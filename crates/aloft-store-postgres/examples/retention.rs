@@ -34,7 +34,13 @@ fn now() -> Time {
 fn create(name: String) -> Submission {
     let own = Blob { digest: format!("{name:0>64}"), bytes: vec![7u8; 400].into(), own: true };
     let info = RunInfo { spec_digest: own.digest.clone(), ..RunInfo::default() };
-    Submission { run: run(name), command: Command::create_run(seed(), info), blobs: vec![own], site_revision: None }
+    Submission {
+        run: run(name),
+        command: Command::create_run(seed(), info),
+        blobs: vec![own],
+        site_revision: None,
+        turn: None,
+    }
 }
 
 async fn lives(store: &Arc<dyn Store>, run: &RunKey, action: ActionName) {

@@ -39,10 +39,10 @@ use std::{
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
     AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
-    Hub, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits,
-    Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift,
-    Sifted, Site, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
-    sql::Next,
+    Hub, InTurn, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project,
+    ProjectLimits, Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey,
+    SettingsVersion, Sift, Sifted, Site, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn,
+    Which, WorkerRecord, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -134,6 +134,7 @@ struct Shared {
     recent: recent::Recent,
     walks: prune::Walks,
     guarded: batch::Guarded,
+    turn: turn::Ours,
 }
 
 /// A word that no other process has.
@@ -228,6 +229,7 @@ impl PostgresStore {
             recent: recent::Recent::default(),
             walks: prune::Walks::default(),
             guarded: batch::Guarded::default(),
+            turn: turn::Ours::default(),
         });
         let mut writers = Vec::new();
         for _ in 0..options.writers.max(1) {
@@ -726,15 +728,20 @@ impl Store for PostgresStore {
         prune::step(&self.shared, retention, now, most).await
     }
 
+    async fn take_turn(&self) -> Result<Turn, StoreError> {
+        turn::dispatch(Arc::clone(&self.shared), None).await.map(|found| found.turn)
+    }
+
     async fn offer_in_turn(
         &self,
+        to: &WorkerId,
         now: Time,
         after: &OfferPlace,
         groups: usize,
         each: usize,
-    ) -> Result<(Turn, Offered), StoreError> {
-        let part = turn::Part { now, after: after.clone(), groups, each };
-        turn::dispatch(self.shared.pool.clone(), self.shared.channel.clone(), part).await
+    ) -> Result<InTurn, StoreError> {
+        let part = turn::Part { to: to.clone(), now, after: after.clone(), groups, each };
+        turn::dispatch(Arc::clone(&self.shared), Some(part)).await
     }
 
     async fn lead(&self) -> Result<Turn, StoreError> {

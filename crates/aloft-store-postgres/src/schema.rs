@@ -27,6 +27,7 @@ const MIGRATIONS: &[Migration] = &[
     since(2, include_str!("../migrations/0006_cheaper.sql")),
     since(2, include_str!("../migrations/0007_sites.sql")),
     since(6, include_str!("../migrations/0008_guard.sql")),
+    since(6, include_str!("../migrations/0009_turns.sql")),
 ];
 
 /// Held while migrating, so that control planes that start together migrate once. "ALFT", and 1.

@@ -1,21 +1,26 @@
 //! Turns, by advisory locks: of all control planes of a database one hands out work at a time, and one reconciles.
 //!
 //! Whoever is killed loses its connection, and with it its turn. Whoever stands still says nothing, and Postgres closes its
-//! connection after [`SILENCE`].
+//! connection after [`SILENCE`]. Either way, what it hands out may still be on its way by another connection. So the turn to hand
+//! out work has a number on the row of `feed`, which every commit takes in its turn, and what hands out work looks at it there
+//! (`batch::tail`): what comes after another's turn began does nothing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use aloft_core::Time;
-use aloft_store::{OfferPlace, Offered, StoreError, Turn};
-use deadpool_postgres::{Object, Pool};
+use aloft_core::{Time, WorkerId};
+use aloft_store::{InTurn, OfferPlace, Offered, StoreError, Turn, WorkerRecord};
+use deadpool_postgres::Object;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::{
+    Shared, Tx,
     connect::Connector,
     error::{from_pool, from_postgres},
     lanes,
     read::Reader,
+    workers,
 };
 
 /// How long Postgres waits for a word of who has a turn, in milliseconds.
@@ -31,54 +36,107 @@ const LOOK: Duration = Duration::from_secs(1);
 const DISPATCH: i32 = 1;
 const LEAD: i32 = 2;
 
-/// Of what waits, which part is asked for. As [`aloft_store::Store::offer`].
+/// The number of the turn to hand out work that this process had last, unless another has had one since or what was handed out
+/// in it may still be on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Ours(Mutex<Option<u64>>);
+
+impl Ours {
+    pub(crate) fn number(&self) -> Option<u64> {
+        *self.0.lock()
+    }
+
+    /// The next turn gets another number.
+    pub(crate) fn end(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+/// Of what waits, which part is asked for, as of [`aloft_store::Store::offer`]; and for which worker.
 pub(crate) struct Part {
+    pub(crate) to: WorkerId,
     pub(crate) now: Time,
     pub(crate) after: OfferPlace,
     pub(crate) groups: usize,
     pub(crate) each: usize,
 }
 
-/// Waits for the turn to hand out work, and reads with it what there is. It lasts for one transaction, which changes nothing.
+impl Part {
+    async fn read(part: Option<&Self>, db: &Reader) -> Result<(Offered, Option<WorkerRecord>), StoreError> {
+        let Some(Self { to, now, after, groups, each }) = part else { return Ok(Default::default()) };
+        let (offered, worker) =
+            tokio::join!(biased; lanes::offer(db, *now, after, *groups, *each), workers::one(db, to));
+        Ok((offered?, worker?))
+    }
+}
+
+/// Waits for the turn to hand out work, and reads with it what there is.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub(crate) async fn dispatch(pool: Pool, channel: String, part: Part) -> Result<(Turn, Offered), StoreError> {
+pub(crate) async fn dispatch(shared: Arc<Shared>, part: Option<Part>) -> Result<InTurn, StoreError> {
     let (taken, turn) = oneshot::channel();
     // In a task of its own, so that whoever no longer waits leaves no transaction open.
     tokio::spawn(async move {
-        let (client, offered) = match begun(&pool, &channel, &part).await {
+        let (client, number, (offered, worker)) = match begun(&shared, part.as_ref()).await {
             Ok(begun) => begun,
             Err(error) => return drop(taken.send(Err(error))),
         };
-        let (turn, ours) = Turn::taken();
-        let _ = taken.send(Ok((turn, offered)));
+        drop(shared);
+        let (turn, ours) = Turn::numbered(number);
+        let _ = taken.send(Ok(InTurn { turn, offered, worker }));
         ours.closed().await;
-        if client.batch_execute("ROLLBACK").await.is_err() {
+        if client.batch_execute("ROLLBACK; SELECT pg_advisory_unlock_all()").await.is_err() {
             drop(Object::take(client));
         }
     });
     turn.await.unwrap_or_else(|_| Err(closing()))
 }
 
-/// A connection in a transaction that has the lock, and what is read behind it in the same round trip. Every statement sees
-/// what was committed before it: what whoever had the turn before has handed out, too.
-async fn begun(pool: &Pool, channel: &str, part: &Part) -> Result<(Object, Offered), StoreError> {
-    let client = pool.get().await.map_err(from_pool)?;
-    let lock = client.prepare_cached("SELECT pg_advisory_xact_lock(hashtext($1), $2)").await.map_err(from_postgres)?;
+/// A connection that has the lock, in a transaction, so that Postgres closes it if nothing more is said; the number of the turn,
+/// and what is read behind it in the same round trip. The lock outlasts transactions. Every statement sees what was committed before it: what whoever had the turn before has handed out, too.
+async fn begun(
+    shared: &Shared,
+    part: Option<&Part>,
+) -> Result<(Object, u64, (Offered, Option<WorkerRecord>)), StoreError> {
+    let client = shared.pool.get().await.map_err(from_pool)?;
+    let lock = client.prepare_cached("SELECT pg_advisory_lock(hashtext($1), $2)").await.map_err(from_postgres)?;
+    let number = client.prepare_cached("SELECT turn FROM feed").await.map_err(from_postgres)?;
     let db = Reader::within(client);
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&channel, &DISPATCH];
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&shared.channel, &DISPATCH];
     // The first look at each of these sends it, in this order.
-    let (begun, locked, offered) = tokio::join!(
+    let (begun, locked, number, found) = tokio::join!(
         biased;
         db.batch_execute("BEGIN"),
         db.execute(&lock, &parameters),
-        lanes::offer(&db, part.now, &part.after, part.groups, part.each),
+        db.query_one(&number, &[]),
+        Part::read(part, &db),
     );
     // Before what came behind it: that was not carried out then. The connection is closed in either case.
     begun.and(locked).map_err(from_postgres)?;
-    let offered = offered?;
-    Ok((db.into_inner(), offered))
+    let number = number.map_err(from_postgres)?.get::<_, i64>(0).cast_unsigned();
+    let found = found?;
+    if shared.turn.number() == Some(number) {
+        return Ok((db.into_inner(), number, found));
+    }
+    // What is on its way in an earlier turn is committed before this, and read behind it, or never.
+    let number = renumber(&db).await?;
+    *shared.turn.0.lock() = Some(number);
+    let found = Part::read(part, &db).await?;
+    Ok((db.into_inner(), number, found))
+}
+
+/// Gives the turn a number that none has had, and begins again. Waits for the commits that are under way, but not for the disk:
+/// what is handed out in this turn reaches the disk after it.
+async fn renumber(db: &Tx) -> Result<u64, StoreError> {
+    let sql = "ROLLBACK; BEGIN; SET LOCAL synchronous_commit = off;
+               UPDATE feed SET turn = hashtextextended(gen_random_uuid()::text, 0) RETURNING turn; COMMIT; BEGIN";
+    let answers = db.simple_query(sql).await.map_err(from_postgres)?;
+    let number = answers.iter().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
+        _ => None,
+    });
+    number.map(i64::cast_unsigned).ok_or_else(|| StoreError::Corrupt("the table feed is empty".to_owned()))
 }
 
 /// Waits for the turn to reconcile, which lasts until it is passed on or lost.

@@ -212,7 +212,8 @@ impl Hot {
         touched: &mut Touched,
         now: Time,
     ) -> Result<Reply, SubmitError> {
-        let Submission { run, command, blobs, site_revision } = submission;
+        // Nobody else has turns here.
+        let Submission { run, command, blobs, site_revision, turn: _ } = submission;
         if let Some(site_revision) = site_revision
             && places::revision(tx).map_err(error::from_sqlite)? != *site_revision
         {

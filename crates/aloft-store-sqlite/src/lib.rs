@@ -36,10 +36,10 @@ use std::{
 use aloft_core::{ActionName, ActionState, CacheEntry, CachePlan, Reply, Reservation, RunKey, Scope, Time, WorkerId};
 use aloft_store::{
     AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
-    Hub, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project, ProjectLimits,
-    Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift,
-    Sifted, Site, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Walk, Which,
-    WorkerRecord, sql::Next,
+    Hub, InTurn, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Position, Project,
+    ProjectLimits, Pruned, Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey,
+    SettingsVersion, Sift, Sifted, Site, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn,
+    Walk, Which, WorkerRecord, sql::Next,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -697,14 +697,21 @@ impl Store for SqliteStore {
         Ok(pruned)
     }
 
+    async fn take_turn(&self) -> Result<Turn, StoreError> {
+        Ok(Turn::of_one())
+    }
+
     async fn offer_in_turn(
         &self,
+        to: &WorkerId,
         now: Time,
         after: &OfferPlace,
         groups: usize,
         each: usize,
-    ) -> Result<(Turn, Offered), StoreError> {
-        Ok((Turn::of_one(), self.offer(now, after, groups, each).await?))
+    ) -> Result<InTurn, StoreError> {
+        let turn = self.take_turn().await?;
+        let (offered, worker) = (self.offer(now, after, groups, each).await?, self.worker(to).await?);
+        Ok(InTurn { turn, offered, worker })
     }
 
     async fn lead(&self) -> Result<Turn, StoreError> {

@@ -105,7 +105,7 @@ fn create(run: &RunKey, digest: &str) -> Submission {
     };
     let command = Command::create_run(seed(digest, TaskPolicy::default()), info);
     let blob = Blob { digest: digest.into(), bytes: Bytes::from_static(b"spec"), own: false };
-    Submission { run: run.clone(), command, blobs: vec![blob], site_revision: None }
+    Submission { run: run.clone(), command, blobs: vec![blob], site_revision: None, turn: None }
 }
 
 fn enqueue(run: &RunKey, name: &str, parent: &str) -> Submission {

@@ -67,6 +67,9 @@ pub enum StoreError {
         /// The newest this program knows.
         known: i64,
     },
+    /// Another control plane has had the turn in which this was to be done.
+    #[error("another control plane hands out work by now")]
+    TurnOver,
     /// A page token that this list did not give out.
     #[error("the page token is not one that this list gave out: start again without a token")]
     BadToken,
@@ -115,12 +118,14 @@ pub struct Submission {
     /// The [`Site::revision`] by which it was made, if it was made by one that may be another by now. Of commands that create
     /// a run only.
     pub site_revision: Option<u64>,
+    /// The [number](Turn::number) of the turn in which it was made, if it must not be done once another has had one since.
+    pub turn: Option<u64>,
 }
 
 impl Submission {
     /// A command that brings no blobs.
     pub fn new(run: RunKey, command: Command) -> Self {
-        Self { run, command, blobs: Vec::new(), site_revision: None }
+        Self { run, command, blobs: Vec::new(), site_revision: None, turn: None }
     }
 }
 
@@ -199,11 +204,23 @@ pub struct Offered {
     pub next_ready: Option<Time>,
 }
 
+/// What whoever has the turn to hand out work looks at.
+#[derive(Debug)]
+pub struct InTurn {
+    /// The turn.
+    pub turn: Turn,
+    /// What waits.
+    pub offered: Offered,
+    /// The record of the worker it is for, if it has one.
+    pub worker: Option<WorkerRecord>,
+}
+
 /// The store of record. Every method that changes something answers after commit (design rule 3).
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Decides the command on the run's current state and appends the events it yields. One that was
-    /// made by a [site](Submission::site_revision) that has changed is refused as [`Refusal::Outdated`].
+    /// made by a [site](Submission::site_revision) that has changed is refused as [`Refusal::Outdated`], one that was made in a
+    /// [turn](Submission::turn) after which another had one as [`StoreError::TurnOver`]. Neither does anything, ever.
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError>;
 
     /// Decides commands one after the other, each on the state that those before it left, and commits many at a time. One
@@ -459,16 +476,21 @@ pub trait Store: Send + Sync + 'static {
     /// From that commit on it does not exist, and its name is free. Cache entries that it computed stay.
     async fn prune(&self, retention: &Retention, now: Time, most: usize) -> Result<Pruned, StoreError>;
 
-    /// Waits for the turn to hand out work, and says what there is to hand out, as [`Store::offer`] does once it is taken. What
-    /// is in flight is counted before and taken after, so of all control planes of this store one does that at a time. It is
-    /// meant for moments: whoever has it for more than some seconds loses it.
+    /// Waits for the turn to hand out work. What is in flight is counted before and taken after, so of all control planes of
+    /// this store one does that at a time. It is meant for moments: whoever has it for more than some seconds loses it, and
+    /// what was submitted in it is done before the next one is taken, or never.
+    async fn take_turn(&self) -> Result<Turn, StoreError>;
+
+    /// As [`Self::take_turn`], with what there is to hand out, as [`Store::offer`] says, and the record of worker `to`, both
+    /// read in that turn.
     async fn offer_in_turn(
         &self,
+        to: &WorkerId,
         now: Time,
         after: &OfferPlace,
         groups: usize,
         each: usize,
-    ) -> Result<(Turn, Offered), StoreError>;
+    ) -> Result<InTurn, StoreError>;
 
     /// Waits for the turn to reconcile, which one control plane of this store has at a time, until it passes it on or loses
     /// it. What reconcilers do is decided again by the core, so that a moment with two of them does no harm.

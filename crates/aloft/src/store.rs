@@ -104,9 +104,11 @@ pub(crate) fn store_exit(error: &StoreError) -> Exit {
         StoreError::Full(_) => Kind::DiskFull,
         StoreError::Corrupt(_) => Kind::Corrupt,
         StoreError::Newer { .. } => Kind::Newer,
-        StoreError::Unavailable(_) | StoreError::BadToken | StoreError::Expired | StoreError::TooManyRows => {
-            Kind::DataDir
-        }
+        StoreError::Unavailable(_)
+        | StoreError::TurnOver
+        | StoreError::BadToken
+        | StoreError::Expired
+        | StoreError::TooManyRows => Kind::DataDir,
     };
     Exit::new(kind, error.to_string())
 }

@@ -115,7 +115,7 @@ impl From<QueueRefusal> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let code = match error {
-            StoreError::Unavailable(_) => ErrorCode::Unavailable,
+            StoreError::Unavailable(_) | StoreError::TurnOver => ErrorCode::Unavailable,
             // Not UNAVAILABLE: clients would retry blindly and fill the log.
             StoreError::Full(_) => ErrorCode::ResourceExhausted,
             StoreError::Corrupt(_) | StoreError::Newer { .. } => ErrorCode::DataLoss,

@@ -108,6 +108,7 @@ async fn create_by(
         },
         blobs: [task_blob, run_blob.clone()].into_iter().chain(settings).collect(),
         site_revision: Some(site.revision),
+        turn: None,
     };
     let reply = match control.store().submit(submission).await {
         Err(SubmitError::Refused(Refusal::Outdated)) => return Ok(None),

@@ -351,6 +351,10 @@ async fn trouble(fleet: &Arc<Fleet>) {
             }
             2 | 3 => {
                 let Some(replica) = fleet.any_replica() else { continue };
+                if fleet.weather.once_in(2) {
+                    // What it leaves on its way is what matters most.
+                    let _ = tokio::time::timeout(Duration::from_secs(5), replica.reach.leases()).await;
+                }
                 fleet.weather.reach("control plane killed");
                 fleet.weather.note(|| format!("control plane {} is killed for {length:?}", replica.number));
                 fleet.kill(&replica);

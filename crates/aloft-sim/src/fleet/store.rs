@@ -9,16 +9,19 @@ use aloft_core::{
 };
 use aloft_store::{
     AboutWorker, Blob, Census, ChildGroups, ChildQuery, ChildWindow, DeployedTask, Domain, DomainUse, FeedItem, Filter,
-    ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Project, ProjectLimits, Pruned, Queue,
-    QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted, Site,
-    Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
+    InTurn, ListQuery, ListScope, Logged, Observer, OfferPlace, Offered, Outline, Page, Project, ProjectLimits, Pruned,
+    Queue, QueueLoad, Retention, RunChanges, RunRecord, RunRow, RunTotals, SettingsKey, SettingsVersion, Sift, Sifted,
+    Site, Snapshot, Store, StoreError, Submission, SubmitError, TaskId, TaskList, Turn, Which, WorkerRecord,
 };
 use aloft_store_sqlite::SqliteStore;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, OwnedMutexGuard, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::weather::{Defect, Weather};
@@ -34,6 +37,8 @@ pub(super) struct Database {
     lead: Arc<tokio::sync::Mutex<()>>,
     /// Whose turn it is to hand out work.
     turn_of: Arc<Mutex<Option<usize>>>,
+    /// The number of the last turn to hand out work.
+    last_turn: Mutex<u64>,
     /// What a control plane did that it must not do.
     broken: Mutex<Vec<String>>,
     /// What is made after the next commit, if that is what is wrong.
@@ -44,7 +49,8 @@ impl Database {
     /// A database on `store`.
     pub(super) fn new(store: SqliteStore, weather: Arc<Weather>) -> Self {
         let (dispatch, lead, turn_of) = (Arc::default(), Arc::default(), Arc::default());
-        Self { store, weather, dispatch, lead, turn_of, broken: Mutex::default(), late: Mutex::default() }
+        let (last_turn, broken, late) = Default::default();
+        Self { store, weather, dispatch, lead, turn_of, last_turn, broken, late }
     }
 
     /// What a control plane did that it must not do.
@@ -68,6 +74,8 @@ pub(super) struct Reach {
     life: CancellationToken,
     cut_until: Mutex<Option<Instant>>,
     slow_until: Mutex<Option<Instant>>,
+    /// Told of every lease that is sent.
+    leases: Notify,
 }
 
 fn away() -> StoreError {
@@ -79,8 +87,8 @@ impl Reach {
     pub(super) fn new(database: Arc<Database>, number: usize, life: CancellationToken) -> Arc<Self> {
         let mut inner = database.store.feed();
         let (feed, _) = watch::channel(*inner.borrow_and_update());
-        let reach =
-            Arc::new(Self { database, number, feed, life, cut_until: Mutex::default(), slow_until: Mutex::default() });
+        let (cut_until, slow_until, leases) = Default::default();
+        let reach = Arc::new(Self { database, number, feed, life, cut_until, slow_until, leases });
         let hears = Arc::downgrade(&reach);
         tokio::spawn(async move {
             while inner.changed().await.is_ok() {
@@ -108,6 +116,11 @@ impl Reach {
         *self.slow_until.lock() = Some(Instant::now() + length);
     }
 
+    /// Waits until a lease is on its way.
+    pub(super) async fn leases(&self) {
+        self.leases.notified().await;
+    }
+
     /// Mends it.
     pub(super) fn mend(&self) {
         *self.cut_until.lock() = None;
@@ -124,12 +137,32 @@ impl Reach {
 
     /// The way of a statement there, or of its answer back. A process that has ended hears nothing any more.
     async fn hop(&self) -> Result<(), StoreError> {
-        let slow = self.slow_until.lock().is_some_and(|until| Instant::now() < until);
-        let pause = self.weather().disk(slow);
-        tokio::time::sleep(pause).await;
+        self.travel().await;
         if self.life.is_cancelled() {
             std::future::pending::<()>().await;
         }
+        self.get_through().await
+    }
+
+    /// The way of a commit there. Half of those are done whose process has ended since.
+    async fn arrive(&self) -> Result<(), StoreError> {
+        self.travel().await;
+        if self.life.is_cancelled() {
+            if self.weather().once_in(2) {
+                std::future::pending::<()>().await;
+            }
+            self.weather().reach("commit of a killed control plane");
+        }
+        self.get_through().await
+    }
+
+    async fn travel(&self) {
+        let slow = self.slow_until.lock().is_some_and(|until| Instant::now() < until);
+        let pause = self.weather().disk(slow);
+        tokio::time::sleep(pause).await;
+    }
+
+    async fn get_through(&self) -> Result<(), StoreError> {
         let cut = self.cut_until.lock().is_some_and(|until| Instant::now() < until);
         if cut || self.weather().database_is_away() {
             let pause = self.weather().up_to(300);
@@ -203,25 +236,38 @@ impl Reach {
         Some(submission)
     }
 
-    /// Work is handed out by whose turn it is: what is in flight is counted before, and nobody else may add to it.
-    fn look_at(&self, submission: &Submission) {
-        let Command::Lease { action, .. } = &submission.command else { return };
-        if *self.database.turn_of.lock() != Some(self.number) {
+    /// Work is handed out by whose turn it was last: what is in flight is counted before, and nobody else may add to it.
+    fn look_at(&self, submission: &Submission) -> Result<(), StoreError> {
+        let Command::Lease { action, .. } = &submission.command else { return Ok(()) };
+        if submission.turn.is_some_and(|turn| turn != *self.database.last_turn.lock()) {
+            self.weather().reach("lease after the turn");
+            return if self.weather().is(Defect::LeasesTooLate) { Ok(()) } else { Err(StoreError::TurnOver) };
+        }
+        if submission.turn.is_none() || self.database.turn_of.lock().is_some_and(|of| of != self.number) {
             let what = format!("control plane {} hands out {}/{action} out of its turn", self.number, submission.run);
             self.weather().note(|| what.clone());
             self.database.broken.lock().push(what);
         }
+        Ok(())
     }
 
     async fn dispatch_turn(&self) -> Result<Turn, StoreError> {
         self.hop().await?;
         if self.weather().is(Defect::NoTurns) {
-            return Ok(Turn::of_one());
+            *self.database.turn_of.lock() = Some(self.number);
+            return Ok(Turn::numbered(*self.database.last_turn.lock()).0);
         }
         let turn_of = Arc::clone(&self.database.turn_of);
         let passed = move || *turn_of.lock() = None;
-        let turn = turn(Arc::clone(&self.database.dispatch), TURN, self.life.clone(), passed).await;
+        let guard = Arc::clone(&self.database.dispatch).lock_owned().await;
+        let number = {
+            let mut last = self.database.last_turn.lock();
+            *last += 1;
+            *last
+        };
         *self.database.turn_of.lock() = Some(self.number);
+        let (turn, ours) = Turn::numbered(number);
+        pass_on(guard, ours, TURN, self.life.clone(), passed);
         Ok(turn)
     }
 
@@ -257,15 +303,14 @@ pub(super) fn at_once<T>(what: impl Future<Output = T>) -> T {
     block_on(tokio::task::unconstrained(what))
 }
 
-/// A turn of which `lock` has one, for `length` at most; lost with the life of who has it. `passed` is called at its end.
-async fn turn(
-    lock: Arc<tokio::sync::Mutex<()>>,
+/// Passes on a turn after `length` at most; it is lost with the life of who has it. `passed` is called at its end.
+fn pass_on(
+    guard: OwnedMutexGuard<()>,
+    ours: watch::Sender<()>,
     length: Duration,
     life: CancellationToken,
     passed: impl FnOnce() + Send + 'static,
-) -> Turn {
-    let guard = lock.lock_owned().await;
-    let (turn, ours) = Turn::taken();
+) {
     tokio::spawn(async move {
         tokio::select! {
             biased;
@@ -274,17 +319,20 @@ async fn turn(
             () = tokio::time::sleep(length) => {}
         }
         passed();
+        drop(ours);
         drop(guard);
     });
-    turn
 }
 
 #[async_trait]
 impl Store for Reach {
     async fn submit(&self, submission: Submission) -> Result<Reply, SubmitError> {
-        self.hop().await?;
+        if matches!(submission.command, Command::Lease { .. }) {
+            self.leases.notify_waiters();
+        }
+        self.arrive().await?;
         let Some(submission) = self.tampered(submission) else { return Ok(Reply::Done) };
-        self.look_at(&submission);
+        self.look_at(&submission)?;
         let asked = self.weather().is_detailed().then(|| words(&submission));
         let done = at_once(self.inner().submit(submission));
         self.catch_up();
@@ -344,22 +392,35 @@ impl Store for Reach {
         self.change("prune", self.inner().prune(retention, now, most)).await
     }
 
+    async fn take_turn(&self) -> Result<Turn, StoreError> {
+        if self.weather().is(Defect::ReclaimsTooSoon) {
+            return Ok(Turn::of_one());
+        }
+        self.dispatch_turn().await
+    }
+
     async fn offer_in_turn(
         &self,
+        to: &WorkerId,
         now: Time,
         after: &OfferPlace,
         groups: usize,
         each: usize,
-    ) -> Result<(Turn, Offered), StoreError> {
+    ) -> Result<InTurn, StoreError> {
         let turn = self.dispatch_turn().await?;
-        Ok((turn, self.offer(now, after, groups, each).await?))
+        let offered = self.offer(now, after, groups, each).await?;
+        let worker = at_once(self.inner().worker(to))?;
+        Ok(InTurn { turn, offered, worker })
     }
 
     async fn lead(&self) -> Result<Turn, StoreError> {
         self.hop().await?;
         // The connection that has it breaks now and then.
         let length = Duration::from_secs(5) + self.weather().up_to(120_000);
-        Ok(turn(Arc::clone(&self.database.lead), length, self.life.clone(), || ()).await)
+        let guard = Arc::clone(&self.database.lead).lock_owned().await;
+        let (turn, ours) = Turn::taken();
+        pass_on(guard, ours, length, self.life.clone(), || ());
+        Ok(turn)
     }
 
     async fn blob(&self, digest: &str) -> Result<Option<Bytes>, StoreError> {

@@ -25,6 +25,10 @@ pub enum Defect {
     NoTurns,
     /// What a worker held that is given up stays its own.
     NobodyRequeues,
+    /// A worker that connects is told what it holds while more is being leased to it.
+    ReclaimsTooSoon,
+    /// What is handed out comes to be, however many others have had a turn since.
+    LeasesTooLate,
 }
 
 /// What one fleet is like, and no other: a rare meeting of events is common in some of them.
@@ -51,6 +55,8 @@ pub(super) struct Climate {
     pub(super) slow: u64,
     /// Longest pause between two troubles, in milliseconds.
     pub(super) pause: u64,
+    /// Of how many answers to a worker one is lost, whereupon it connects anew, to any control plane.
+    pub(super) line: u64,
 }
 
 /// See [`Climate::failing`].
@@ -70,6 +76,7 @@ impl Climate {
             limit: one_of(&[1, 2, 3]) as u32,
             slow: one_of(&[50, 800, 2000]),
             pause: one_of(&[2000, 8000]),
+            line: one_of(&[200, 200, 15]),
         }
     }
 }

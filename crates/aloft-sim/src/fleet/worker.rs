@@ -345,7 +345,7 @@ impl Line {
             answer = what => answer?,
         };
         self.hop().await?;
-        if self.fleet.weather.wrong_once_in(200) {
+        if self.fleet.weather.wrong_once_in(self.fleet.weather.climate.line) {
             self.fleet.weather.reach("answer to a worker lost");
             return Err(unreached());
         }

@@ -103,7 +103,10 @@ fn one(
     observer: Option<&dyn Observer>,
     now: Time,
 ) -> Result<Reply, SubmitError> {
-    let Submission { run, command, blobs, site_revision } = submission;
+    let Submission { run, command, blobs, site_revision, turn } = submission;
+    if turn.is_some() && *turn != known.turn {
+        return Err(SubmitError::Store(StoreError::TurnOver));
+    }
     if site_revision.is_some() && *site_revision != known.site_revision {
         return Err(Refusal::Outdated.into());
     }

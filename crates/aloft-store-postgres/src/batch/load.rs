@@ -86,6 +86,8 @@ pub(super) struct Known {
     pub(super) fresh: Vec<i64>,
     /// The revision of what runs are created by and of what limits them, if it matters.
     pub(super) site_revision: Option<u64>,
+    /// The turn to hand out work in which this process may be.
+    pub(super) turn: Option<u64>,
     /// What is known to be recorded of runs.
     pub(super) noted: HashMap<RunKey, Noted>,
 }

@@ -37,6 +37,9 @@ use crate::{Shared, Tx, error};
 /// Most jobs of one transaction.
 const MAX_BATCH: usize = 1024;
 
+/// What the end of a batch fails with that hands out work in a turn which is over: see `migrations/0009_turns.sql`.
+const TURN_OVER: &str = "ALF02";
+
 /// How often a batch is carried out again after an error that says so, before it is given up.
 const TRIES: u32 = 5;
 
@@ -141,10 +144,15 @@ enum Trouble {
     Again(StoreError),
     /// It was decided on what is no longer so, and has to be decided on what is there.
     Outdated,
+    /// It hands out work in this turn, which is over.
+    TurnOver,
 }
 
 impl From<tokio_postgres::Error> for Trouble {
     fn from(error: tokio_postgres::Error) -> Self {
+        if error.code().is_some_and(|code| code.code() == TURN_OVER) {
+            return Self::TurnOver;
+        }
         let again = error::is_transient(&error);
         let error = error::from_postgres(error);
         if again { Self::Again(error) } else { Self::Store(error) }
@@ -158,6 +166,19 @@ impl From<StoreError> for Trouble {
 }
 
 async fn carry_out(shared: &Shared, kept: &mut kept::Kept, submissions: &[Submission]) -> Result<Outcome, StoreError> {
+    let outcome = decide_and_commit(shared, kept, submissions).await;
+    if outcome.is_err() && submissions.iter().any(|s| s.turn.is_some()) {
+        // It may still be on its way. A turn with another number keeps it from being done from then on.
+        shared.turn.end();
+    }
+    outcome
+}
+
+async fn decide_and_commit(
+    shared: &Shared,
+    kept: &mut kept::Kept,
+    submissions: &[Submission],
+) -> Result<Outcome, StoreError> {
     let (mut tries, mut looks) = (0, false);
     loop {
         tries += 1;
@@ -166,6 +187,11 @@ async fn carry_out(shared: &Shared, kept: &mut kept::Kept, submissions: &[Submis
             Err(Trouble::Outdated) => {
                 shared.guarded.outdated.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("a batch of writes was decided on what others have changed, and is decided again");
+                looks = true;
+            }
+            Err(Trouble::TurnOver) => {
+                tracing::debug!("a batch of writes hands out work out of its turn, and is decided again without that");
+                shared.turn.end();
                 looks = true;
             }
             Err(Trouble::Store(error)) => return Err(error),
@@ -202,6 +228,7 @@ async fn once(
     };
     let now = (shared.clock)();
     known.packs = now >= shared.packs_from;
+    known.turn = shared.turn.number();
     // A decision that asks for what is not loaded is thrown away with all others, and taken again with it.
     let mut decided = loop {
         let decided = decide::all(&known, submissions, shared.hub.observer(), now);
@@ -224,8 +251,12 @@ async fn once(
     }
     let mut statements = send::Statements::default();
     rows.write(&mut statements)?;
-    let runs = (creates(submissions), guard.as_ref().and_then(guard::Guard::revision_alone));
-    let end = tail::place((&shared.channel, &shared.own), &known, &decided, &rows, runs);
+    let wanted = tail::Wanted {
+        ahead: creates(submissions),
+        revision: guard.as_ref().and_then(guard::Guard::revision_alone),
+        turn: known.turn.filter(|turn| submissions.iter().any(|s| s.turn == Some(*turn))).map(u64::cast_signed),
+    };
+    let end = tail::place((&shared.channel, &shared.own), &known, &decided, &rows, wanted);
     #[cfg(feature = "failpoints")]
     fail::fail_point!("postgres-before-commit", |_| std::process::abort());
     let (pos, numbers) = tail::taken(&statements.commit(tx, guard, end).await?);

@@ -18,14 +18,23 @@ use crate::rows::amount;
 /// Changes of roots within one commit: more than a batch can have.
 pub(crate) const PLACES: u64 = 1 << 20;
 
-/// Takes the commit's place in the feed, behind all that it writes; and numbers for so many runs that may be made next, where
-/// some were made. Fails as [`super::guard`] does if what limits new work has another revision than `revision`.
+/// What else the end of a batch does.
+pub(super) struct Wanted {
+    /// For how many runs that may be made next it takes numbers, where some are made.
+    pub(super) ahead: usize,
+    /// What limits new work must have this revision, or it fails as [`super::guard`] does.
+    pub(super) revision: Option<i64>,
+    /// No turn to hand out work may have been taken since this one, or it fails with [`super::Trouble::TurnOver`].
+    pub(super) turn: Option<i64>,
+}
+
+/// Takes the commit's place in the feed, behind all that it writes.
 pub(super) fn place<'s>(
     (channel, own): (&'s str, &'s str),
     known: &Known,
     decided: &Decided,
     rows: &Rows<'s>,
-    (ahead, revision): (usize, Option<i64>),
+    Wanted { ahead, revision, turn }: Wanted,
 ) -> (String, Params<'s>) {
     let (mut runs, mut firsts, mut lasts, mut roots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (key, run) in &decided.runs {
@@ -80,8 +89,14 @@ pub(super) fn place<'s>(
             ", CASE WHEN (SELECT revision FROM site_revision) = ${expected}::bigint THEN 0 ELSE refuse_outdated() END"
         );
     }
+    let mut next = "pos + 1".to_owned();
+    if let Some(turn) = turn {
+        values.extend(params![Plain(turn)]);
+        // Looked at again on what another has left behind, if this has to wait for it.
+        next = format!("CASE WHEN turn = ${}::bigint THEN pos + 1 ELSE refuse_turn() END", values.len());
+    }
     let sql = format!(
-        "p AS (UPDATE feed SET pos = pos + 1 WHERE {WRITTEN} RETURNING pos),
+        "p AS (UPDATE feed SET pos = {next} WHERE {WRITTEN} RETURNING pos),
              c AS (INSERT INTO commits (pos, runs, firsts, lasts) SELECT p.pos, $1::bigint[], $2::bigint[], $3::bigint[] FROM p),
              l AS (INSERT INTO loads (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
                    SELECT k.* FROM p, unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],

@@ -15,7 +15,7 @@ use aloft_core::{
     ActionName, Asks, AttemptOutcome, Command as Ask, DEFAULT_QUEUE, EndedBy, Lease, LeaseToken, OutputRefs, Progress,
     QueueState, Reply, RunInfo, RunKey, Scope, Seed, TaskPolicy, TaskRef, TaskSeed, Time, WorkerId,
 };
-use aloft_store::{OfferPlace, Queue, Store, StoreError, Submission, SubmitError, Turn, Which};
+use aloft_store::{Queue, Store, StoreError, Submission, SubmitError, Turn, Which};
 use aloft_store_postgres::{Clock, Options, PostgresStore};
 
 use self::server::Server;
@@ -430,7 +430,7 @@ async fn not_yet<T>(what: impl Future<Output = T>) {
 
 /// The turn to hand out work.
 async fn turn_of(store: &PostgresStore) -> Turn {
-    store.offer_in_turn(Time::default(), &OfferPlace::default(), 1, 1).await.unwrap().0
+    store.take_turn().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -459,6 +459,106 @@ async fn one_hands_out_work_at_a_time() {
     });
     // More than a store has connections: they wait for one.
     soon(futures::future::join_all(turns)).await;
+}
+
+/// As when who has it was killed or stands still: its connection goes, and with it the turn.
+async fn lose_turn(url: &str) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let holders = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l
+                   WHERE l.locktype = 'advisory' AND l.objid = 1 AND l.granted
+                     AND l.classid = (hashtext('aloft.' || current_schema())::bigint & 4294967295)::oid";
+    assert_eq!(client.query(holders, &[]).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_handed_out_after_another_took_a_turn_is_not() {
+    let server = shared();
+    let url = server.empty().await;
+    let (one, other) = (open(&url).await, open(&url).await);
+    with_queue(&one).await;
+    for run in ["r0", "r1"] {
+        one.submit(create(run)).await.unwrap();
+        for name in ["a1", "a2", "a3", "a4"] {
+            one.submit(child(run, name)).await.unwrap();
+        }
+    }
+    let taken = |turn: &Turn, run: &str, name: &str| {
+        assert!(turn.number().is_some());
+        Submission { turn: turn.number(), ..lease(run, name, 7) }
+    };
+    let over = |answer: Result<Reply, SubmitError>| {
+        assert!(matches!(answer, Err(SubmitError::Store(StoreError::TurnOver))), "{answer:?}");
+    };
+    let lost = soon(turn_of(&one)).await;
+    assert!(matches!(one.submit(taken(&lost, "r0", "a1")).await, Ok(Reply::Leased(_))));
+    lose_turn(&url).await;
+    // Nobody has had a turn since.
+    assert!(matches!(one.submit(taken(&lost, "r0", "a2")).await, Ok(Reply::Leased(_))));
+    let turn = soon(turn_of(&other)).await;
+    assert_ne!(turn.number(), lost.number());
+    // What came with it in the same batch is done, whatever the writer had kept.
+    let (late, mate) = tokio::join!(one.submit(taken(&lost, "r0", "a3")), one.submit(child("r0", "a5")));
+    over(late);
+    mate.unwrap();
+    over(one.submit(taken(&lost, "r1", "a1")).await);
+    for (run, names) in [("r0", vec!["a3", "a4", "a5"]), ("r1", vec!["a1", "a2", "a3", "a4"])] {
+        let snapshot = one.snapshot(&key(run), Which::All).await.unwrap().unwrap();
+        let waits = snapshot.actions.iter().filter(|a| !a.name.is_root() && a.live_lease().is_none());
+        let mut waits: Vec<_> = waits.map(|a| a.name.to_string()).collect();
+        waits.sort();
+        assert_eq!(waits, names, "of {run}");
+    }
+    assert!(matches!(other.submit(taken(&turn, "r0", "a3")).await, Ok(Reply::Leased(_))));
+    // Whoever had it last keeps its number, and its commits go on as before.
+    let number = turn.number();
+    drop(turn);
+    let again = soon(turn_of(&other)).await;
+    assert_eq!(again.number(), number);
+    drop(again);
+    let mine = soon(turn_of(&one)).await;
+    assert!(mine.number() != number && mine.number() != lost.number());
+    over(other.submit(Submission { turn: number, ..lease("r1", "a1", 8) }).await);
+    assert!(matches!(one.submit(taken(&mine, "r1", "a1")).await, Ok(Reply::Leased(_))));
+}
+
+/// A commit that is under way when another takes a turn comes before that turn, or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_begins_behind_what_was_handed_out_before() {
+    let server = shared();
+    let url = server.empty().await;
+    let (one, other) = (open(&url).await, open(&url).await);
+    with_queue(&one).await;
+    one.submit(create("r0")).await.unwrap();
+    let (mut before, mut never) = (0, 0);
+    for n in 0..60 {
+        let name = format!("a{n}");
+        one.submit(child("r0", &name)).await.unwrap();
+        let turn = soon(turn_of(&one)).await;
+        let late = Submission { turn: turn.number(), ..lease("r0", &name, 7) };
+        lose_turn(&url).await;
+        let store = one.clone();
+        let leasing = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_micros(60 * n)).await;
+            store.submit(late).await
+        });
+        let next = soon(turn_of(&other)).await;
+        let seen = other.snapshot(&key("r0"), Which::One(ActionName::new(&name).unwrap())).await.unwrap().unwrap();
+        let leased = seen.actions[0].live_lease().is_some();
+        drop(next);
+        match leasing.await.unwrap() {
+            Ok(Reply::Leased(_)) => {
+                assert!(leased, "{name} was handed out in a turn after which another had begun");
+                before += 1;
+            }
+            Err(SubmitError::Store(StoreError::TurnOver)) => {
+                assert!(!leased);
+                never += 1;
+            }
+            answer => panic!("{answer:?}"),
+        }
+    }
+    assert!(never > 0, "{before} came before, {never} never");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

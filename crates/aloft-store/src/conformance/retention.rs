@@ -69,7 +69,8 @@ async fn begin(store: &Handle, run: &RunKey, of: Option<&RunKey>) {
     let shared = Blob { digest: "d".into(), bytes: Bytes::from_static(b"spec"), own: false };
     let own = Blob { digest: own(run), bytes: Bytes::from(run.name.clone()), own: true };
     let command = Command::create_run(seed("d", TaskPolicy::default()), info);
-    ok(store, Submission { run: run.clone(), command, blobs: vec![shared, own], site_revision: None }).await;
+    ok(store, Submission { run: run.clone(), command, blobs: vec![shared, own], site_revision: None, turn: None })
+        .await;
 }
 
 async fn end(store: &Handle, run: &RunKey, name: &str) {
@@ -194,7 +195,11 @@ async fn blobs_stay_while_anything_uses_them(store: Handle) {
     let start = async |name: &str, digest: &str| {
         let run = key(name);
         let command = Command::create_run(seed(digest, TaskPolicy::default()), RunInfo::default());
-        ok(&store, Submission { run: run.clone(), command, blobs: vec![with(digest)], site_revision: None }).await;
+        ok(
+            &store,
+            Submission { run: run.clone(), command, blobs: vec![with(digest)], site_revision: None, turn: None },
+        )
+        .await;
         run
     };
     for (name, digest) in [("r1", "alone"), ("r2", "shared"), ("r3", "deployed")] {
