@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,8 +41,9 @@ import peers
 
 HERE = Path(__file__).resolve().parent
 PROJECT, DOMAIN, VERSION = "flytesnacks", "development", "bench"
-SECTIONS = ("start", "create", "enqueue", "fan-out", "idle", "load", "peers")
+SECTIONS = ("start", "create", "enqueue", "fan-out", "idle", "stress", "load", "peers")
 RUN_TIMEOUT_MS = 300_000
+STRESS_TIMEOUT_MS = 3_600_000
 Nanoseconds = int
 
 
@@ -185,9 +187,9 @@ class Client:
         answer = self.connection.call("flyteidl2.workflow.RunService/CreateRun", request)
         return run_service_pb2.CreateRunResponse.FromString(answer).run.action.id.run
 
-    def wait(self, run: identifier_pb2.RunIdentifier) -> None:
+    def wait(self, run: identifier_pb2.RunIdentifier, timeout_ms: int = RUN_TIMEOUT_MS) -> None:
         """Wait until the run has succeeded."""
-        with RunServiceClientSync(self.server.url, timeout_ms=RUN_TIMEOUT_MS) as client:
+        with RunServiceClientSync(self.server.url, timeout_ms=timeout_ms) as client:
             for answer in client.watch_run_details(run_service_pb2.WatchRunDetailsRequest(run_id=run)):
                 phase = answer.details.action.status.phase
                 if phase == ActionPhase.ACTION_PHASE_SUCCEEDED:
@@ -434,6 +436,38 @@ def measure_idle(binary: Path, home: Path, count: int, report: Report) -> None:
         server.stop()
 
 
+def measure_stress(binary: Path, home: Path, short: bool, report: Report) -> None:
+    """Parents of thousands of children that sleep, each with the official SDK, with its own limits and with none."""
+    for parents, children in ((10, 1000),) if short else ((10, 1000), (20, 5000)):
+        for kind, seconds in (("limited", 20.0), ("unlocked", 60.0)):
+            server = Server(binary, home / f"stress-{kind}-{parents}")
+            server.start()
+            server.deploy()
+            client = Client(server)
+            client.wait(client.create(client.create_request(f"hold_{kind}", env=kind, count=1, seconds=0.1)))
+            request = client.create_request(f"hold_{kind}", env=kind, count=children, seconds=seconds)
+            cpu, began, most = server.cpu_seconds(), time.perf_counter(), [0.0]
+            over = threading.Event()
+
+            def look(server: Server = server, most: list[float] = most, over: threading.Event = over) -> None:
+                while not over.wait(0.5):
+                    most[0] = max(most[0], server.memory()["rss"])
+
+            looking = threading.Thread(target=look)
+            looking.start()
+            try:
+                for run in [client.create(request) for _ in range(parents)]:
+                    client.wait(run, STRESS_TIMEOUT_MS)
+            finally:
+                over.set()
+                looking.join()
+            name = f"{parents} SDKs of {children} children of {seconds:.0f} s, {kind}"
+            report.add(name, "s", time.perf_counter() - began)
+            report.add(f"{name}: CPU of the server", "s", server.cpu_seconds() - cpu)
+            report.add(f"{name}: its memory at most", "MB", most[0])
+            server.stop()
+
+
 @contextlib.contextmanager
 def postgres(home: Path) -> Iterator[tuple[str, int]]:
     """A Postgres of its own, as a small server would have it: its address and its process."""
@@ -559,6 +593,9 @@ def main() -> None:
     if "idle" in only:
         with report.section("idle"):
             measure_idle(binary, home, arguments.fan_out, report)
+    if "stress" in only:
+        with report.section("stress"):
+            measure_stress(binary, home, arguments.short, report)
     if "load" in only:
         with report.section("load"):
             measure_load(binary, home, arguments.short, report)

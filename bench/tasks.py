@@ -3,13 +3,21 @@
 import asyncio
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import flyte
+from flyte.extras import Sleep
 
 env = flyte.TaskEnvironment("bench")
 # More than any machine has: it is given all there is, and nothing else starts as long as it runs.
 blocking = flyte.TaskEnvironment("blocking", resources=flyte.Resources(memory="4000Gi"))
+# The children of the stress test: their worker does them itself, without a process.
+sleeping = flyte.TaskEnvironment("sleeping", plugin_config=Sleep())
+# Its parents: with the limits that the SDK has by itself, and with limits that nothing here reaches.
+limited = flyte.TaskEnvironment("limited", depends_on=[sleeping])
+UNLOCKED = {"_F_MAX_QPS": "2000", "_F_CTRL_WORKERS": "100", "_F_P_CNC": "5000"}
+unlocked = flyte.TaskEnvironment("unlocked", depends_on=[sleeping], env_vars=UNLOCKED)
 
 
 @env.task
@@ -50,3 +58,23 @@ async def fan_out(count: int) -> int:
 async def block(seconds: float) -> float:
     await asyncio.sleep(seconds)
     return seconds
+
+
+@sleeping.task
+async def sleep(duration: timedelta) -> None:
+    return None
+
+
+async def hold(count: int, seconds: float) -> int:
+    """Children that sleep, all at once as far as the SDK lets them."""
+    return len(await asyncio.gather(*(sleep(timedelta(seconds=seconds)) for _ in range(count))))
+
+
+@limited.task
+async def hold_limited(count: int, seconds: float) -> int:
+    return await hold(count, seconds)
+
+
+@unlocked.task
+async def hold_unlocked(count: int, seconds: float) -> int:
+    return await hold(count, seconds)
