@@ -191,6 +191,11 @@ impl Shim {
         }
         self.write_processes(None, false)?;
         let ended = signal(SignalKind::child())?;
+        // What Aloft was told to ignore, as all are that a script starts in the background, a task would ignore as well. What is
+        // caught here begins with its default there.
+        for kind in [SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()] {
+            drop(signal(kind)?);
+        }
         let [program, own_args @ ..] = self.record.shim.as_slice() else {
             return Err(io::Error::other("the command of the shim is empty"));
         };
