@@ -132,11 +132,17 @@ fn numbered(sql: &str, taken: usize, to: &mut String) {
     }
 }
 
-/// What the end of a batch says where all else has to be done before it.
-pub(super) const WRITTEN: &str = "all_is_written";
+/// The last part of a batch, which is done when all others are: further `WITH` queries and what they are for.
+pub(super) struct End<'s> {
+    /// Up to the condition under which it is done, without one.
+    pub(super) before: String,
+    /// What follows that.
+    pub(super) after: String,
+    pub(super) params: Params<'s>,
+}
 
 /// One statement that carries out all of `parts`, in the same order whichever there are, and then `end`.
-fn together(parts: &[(&str, usize, Form)], end: (&str, Form)) -> String {
+fn together(parts: &[(&str, usize, Form)], end: &End<'_>) -> String {
     let (mut sql, mut taken) = (String::with_capacity(6144), 0);
     sql.push_str("WITH ");
     for (number, (part, params, form)) in parts.iter().enumerate() {
@@ -149,12 +155,10 @@ fn together(parts: &[(&str, usize, Form)], end: (&str, Form)) -> String {
     let each = (0..parts.len()).rev().map(|number| format!("(SELECT count(*) FROM w{number}) >= 0"));
     let each: Vec<String> = each.collect();
     let written = if each.is_empty() { "true".to_owned() } else { each.join(" AND ") };
-    let (before, after) = end.0.split_once(WRITTEN).unwrap_or((end.0, ""));
-    end.1.write(before, taken, &mut sql);
-    if !after.is_empty() {
-        sql.push_str(&written);
-        end.1.write(after, taken, &mut sql);
-    }
+    let form = Form::of(&end.params);
+    form.write(&end.before, taken, &mut sql);
+    sql.push_str(&written);
+    form.write(&end.after, taken, &mut sql);
     sql
 }
 
@@ -170,22 +174,16 @@ impl<'s> Statements<'s> {
     }
 
     /// Carries all of them out, then `end`, and commits; returns the row of the end. What is guarded has not begun yet.
-    pub(super) async fn commit(
-        self,
-        tx: Open,
-        guarded: Option<Guard>,
-        end: (String, Params<'s>),
-    ) -> Result<Row, Trouble> {
+    pub(super) async fn commit(self, tx: Open, guarded: Option<Guard>, end: End<'s>) -> Result<Row, Trouble> {
         // All in one form, as far as the batch decides: otherwise there would be as many statements to plan as ways to mix them.
         let one = self.0.iter().filter(|part| part.each).all(|part| Form::of(&part.params) == Form::One);
         let form = |part: &Part<'_>| if one && part.each { Form::One } else { Form::Many };
         let parts: Vec<_> = self.0.iter().map(|part| (part.sql, part.params.len(), form(part))).collect();
-        let (sql, params) = &end;
-        let last = Form::of(params);
-        let values = self.0.iter().flat_map(|part| form(part).values(&part.params)).chain(last.values(params));
+        let last = Form::of(&end.params).values(&end.params);
+        let values = self.0.iter().flat_map(|part| form(part).values(&part.params)).chain(last);
         let values: Vec<&(dyn ToSql + Sync)> = values.collect();
         // All before the first is sent: preparing waits for an answer, and what comes behind would overtake.
-        let all = tx.prepare_cached(&together(&parts, (sql, last))).await?;
+        let all = tx.prepare_cached(&together(&parts, &end)).await?;
         match guarded {
             Some(guard) if guard.locks() => {
                 let check = guard.prepare(&tx).await?;
@@ -234,21 +232,25 @@ mod tests {
     fn parts_keep_their_own_parameters() {
         let update = "UPDATE a SET x = k.x FROM unnest($1::bigint[], $2::text[]) k (id, x) WHERE a.id = k.id";
         let delete = "DELETE FROM b USING unnest($1::bigint[]) k (id) WHERE b.id = k.id";
-        let end = "p AS (UPDATE feed SET pos = $1 WHERE all_is_written RETURNING pos) SELECT $2, k.id FROM unnest($3::text[]) k";
+        let end = |ids: &[&'static str]| End {
+            before: "p AS (UPDATE feed SET pos = $1 WHERE ".to_owned(),
+            after: " RETURNING pos) SELECT $2, k.id FROM unnest($3::text[]) k".to_owned(),
+            params: params![Plain(1_i64), Plain(2_i64), ids.to_vec()],
+        };
         assert_eq!(
-            together(&[(update, 2, Form::Many), (delete, 1, Form::Many)], (end, Form::Many)),
+            together(&[(update, 2, Form::Many), (delete, 1, Form::Many)], &end(&["a", "b"])),
             "WITH w0 AS (UPDATE a SET x = k.x FROM unnest($1::bigint[], $2::text[]) k (id, x) WHERE a.id = k.id RETURNING 1), \
              w1 AS (DELETE FROM b USING unnest($3::bigint[]) k (id) WHERE b.id = k.id RETURNING 1), \
              p AS (UPDATE feed SET pos = $4 WHERE (SELECT count(*) FROM w1) >= 0 AND (SELECT count(*) FROM w0) >= 0 \
              RETURNING pos) SELECT $5, k.id FROM unnest($6::text[]) k"
         );
         assert_eq!(
-            together(&[(delete, 1, Form::Many), (update, 2, Form::One)], (end, Form::One)),
+            together(&[(delete, 1, Form::Many), (update, 2, Form::One)], &end(&["a"])),
             "WITH w0 AS (DELETE FROM b USING unnest($1::bigint[]) k (id) WHERE b.id = k.id RETURNING 1), \
              w1 AS (UPDATE a SET x = k.x FROM (VALUES ($2::bigint, $3::text)) k (id, x) WHERE a.id = k.id RETURNING 1), \
              p AS (UPDATE feed SET pos = $4 WHERE (SELECT count(*) FROM w1) >= 0 AND (SELECT count(*) FROM w0) >= 0 \
              RETURNING pos) SELECT $5, k.id FROM (VALUES ($6::text)) k"
         );
-        assert!(together(&[], (end, Form::One)).contains("WHERE true RETURNING"));
+        assert!(together(&[], &end(&["a"])).contains("WHERE true RETURNING"));
     }
 }

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use super::{
     decide::Decided,
     load::Known,
-    send::{Params, Plain, WRITTEN, params},
+    send::{End, Params, Plain, params},
     write::Rows,
 };
 use crate::rows::amount;
@@ -35,7 +35,7 @@ pub(super) fn place<'s>(
     decided: &Decided,
     rows: &Rows<'s>,
     Wanted { ahead, revision, turn }: Wanted,
-) -> (String, Params<'s>) {
+) -> End<'s> {
     let (mut runs, mut firsts, mut lasts, mut roots) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (key, run) in &decided.runs {
         let Some(id) = rows.runs.get(key).copied() else { continue };
@@ -95,8 +95,9 @@ pub(super) fn place<'s>(
         // Looked at again on what another has left behind, if this has to wait for it.
         next = format!("CASE WHEN turn = ${}::bigint THEN pos + 1 ELSE refuse_turn() END", values.len());
     }
-    let sql = format!(
-        "p AS (UPDATE feed SET pos = {next} WHERE {WRITTEN} RETURNING pos),
+    let before = format!("p AS (UPDATE feed SET pos = {next} WHERE ");
+    let after = format!(
+        " RETURNING pos),
              c AS (INSERT INTO commits (pos, runs, firsts, lasts) SELECT p.pos, $1::bigint[], $2::bigint[], $3::bigint[] FROM p),
              l AS (INSERT INTO loads (org, project, domain, queue, waiting, held, counted, memory, cpu, gpu, runs)
                    SELECT k.* FROM p, unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],
@@ -108,7 +109,7 @@ pub(super) fn place<'s>(
                         cpu = loads.cpu + excluded.cpu, gpu = loads.gpu + excluded.gpu, runs = loads.runs + excluded.runs)
              {of_roots} SELECT p.pos, pg_notify($4, $5)::text, {numbers} {check} FROM p"
     );
-    (sql, values)
+    End { before, after, params: values }
 }
 
 /// The place that [`place`] took, and the numbers for runs that it took ahead.
