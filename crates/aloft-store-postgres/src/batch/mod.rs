@@ -75,6 +75,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         }
         match carry_out(&shared, &mut kept, &submissions).await {
             Ok((answers, mut learnt)) => {
+                learnt.note(&shared);
                 for (done, answer) in waiting.into_iter().zip(answers) {
                     // A receiver that is gone has given up waiting; the write stands either way.
                     drop(done.send(answer));
@@ -123,11 +124,17 @@ struct Done {
 }
 
 impl Learnt {
+    /// Keeps it for those who watch. Before the answers: whoever has one reads what it says.
+    fn note(&self, shared: &Shared) {
+        if self.committed.is_some() {
+            shared.recent.note(&Commit { decided: &self.decided }, |run| shared.hub.is_watched(run));
+        }
+    }
+
     /// Tells those who watch what was committed.
     fn tell(&mut self, shared: &Shared) {
         let Some(Done { pos, commands, took }) = self.committed.take() else { return };
         let decided = &mut self.decided;
-        shared.recent.note(&Commit { decided }, |run| shared.hub.is_watched(run));
         shared.hub.publish(decided.seqs(), Some(pos));
         if let Some(observer) = shared.hub.observer() {
             let (events, seen) = (decided.events.len(), std::mem::take(&mut decided.seen));
